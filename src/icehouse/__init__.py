@@ -1,0 +1,1 @@
+"""Icehouse: a self-hosted binary cache for Nix."""
