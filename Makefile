@@ -1,0 +1,53 @@
+# `make help` lists the targets. Each does all the set-up that it needs.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([.a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS='	' read -r name text; do \
+		printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+.venv/up-to-date: pyproject.toml uv.lock scripts/make-venv
+	@scripts/make-venv
+	@touch $@
+
+.PHONY: .venv
+.venv: .venv/up-to-date ## make the virtual environment, exactly as uv.lock says
+
+.PHONY: system
+system: ## install the Debian packages that the real tests use, where missing
+	@scripts/system-packages
+
+.PHONY: demo
+demo: .venv system ## the main job in a minute: serve, push, pull with real Nix, push a rebuild
+	@.venv/bin/python scripts/demo.py
+
+.PHONY: serve
+serve: .venv ## start a server in this folder and leave it running
+	@.venv/bin/icehouse serve
+
+.PHONY: lint
+lint: .venv ## check style, types and layers
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/basedpyright
+	.venv/bin/lint-imports
+
+.PHONY: format
+format: .venv ## mend style where a program can
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+.PHONY: test
+test: .venv system lint ## everything that a change must pass
+	.venv/bin/pytest -m 'not long'
+
+.PHONY: test-long
+test-long: .venv system ## the campaigns: long fuzzing, scale, tables of faults
+	HYPOTHESIS_PROFILE=long .venv/bin/pytest -m long
+
+.PHONY: bench
+bench: .venv system ## compare with nginx and Nix on this machine
+	@scripts/fetch-nginx
+	PATH="$$PATH:$(CURDIR)/.bench/usr/sbin" .venv/bin/python -m bench
