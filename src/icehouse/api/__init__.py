@@ -1,0 +1,1 @@
+"""Bodies of requests and responses, shared by server and client. Pure."""

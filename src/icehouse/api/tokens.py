@@ -1,0 +1,37 @@
+"""Bodies about tokens."""
+
+from typing import Literal
+
+import msgspec
+
+PermissionName = Literal["pull", "push", "pin", "delete", "configure", "admin"]
+
+
+class TokenCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of ``POST /api/v1/tokens``."""
+
+    description: str
+    permissions: list[PermissionName]
+    cache_pattern: str
+    expires_in_seconds: int | None = None
+
+
+class TokenView(msgspec.Struct, frozen=True, kw_only=True):
+    """A token without its secret. Times are seconds since the epoch, UTC."""
+
+    id: int
+    description: str
+    permissions: list[PermissionName]
+    cache_pattern: str
+    created_at: int
+    created_by: int | None
+    expires_at: int | None
+    revoked_at: int | None
+    last_used_at: int | None
+
+
+class TokenCreated(msgspec.Struct, frozen=True, kw_only=True):
+    """The one answer that holds a token's secret."""
+
+    token: str
+    view: TokenView

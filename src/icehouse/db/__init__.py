@@ -1,0 +1,1 @@
+"""Rows: the schema, its migrations, and one module per thing kept."""

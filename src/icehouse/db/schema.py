@@ -1,0 +1,168 @@
+"""The tables, in SQLAlchemy's terms; `migrations/` brings a database to this state.
+
+Times are whole seconds since the epoch, UTC. Hashes are raw bytes, except where a narinfo answer needs their text
+at once. Rows of immutable things (chunk, nar, recipe) are small on purpose: there are millions of them.
+"""
+
+from sqlalchemy import BLOB, Column, ForeignKey, Index, Integer, MetaData, Table, Text, UniqueConstraint
+
+metadata = MetaData()
+
+domain = Table(
+    "domain",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, unique=True, doc="the name of a shared domain; null for a private cache's own"),
+    Column("created_at", Integer, nullable=False),
+    sqlite_autoincrement=True,  # numbers of domains are never reused: their folder of packs may outlive the row
+)
+"""Domain 1, named `public`, holds all public caches and is made by the first migration."""
+
+cache = Table(
+    "cache",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("domain_id", ForeignKey("domain.id"), nullable=False, index=True),
+    Column("is_public", Integer, nullable=False),
+    Column("store_dir", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("want_mass_query", Integer, nullable=False),
+    Column("created_at", Integer, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+signing_key = Table(
+    "signing_key",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("cache_id", ForeignKey("cache.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("public_key", Text, nullable=False, doc="`name:base64`, as in trusted-public-keys"),
+    Column("sealed_secret_key", BLOB, nullable=False, doc="Nix's secret key text, encrypted with the server's secret"),
+    Column("created_at", Integer, nullable=False),
+)
+
+upstream = Table(
+    "upstream",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("cache_id", ForeignKey("cache.id", ondelete="CASCADE"), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("public_keys", Text, nullable=False, doc="`name:base64`, joined by spaces"),
+    UniqueConstraint("cache_id", "url"),
+)
+
+token = Table(
+    "token",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("token_hash", BLOB, nullable=False, unique=True, doc="SHA-256 of the token; the token itself is not kept"),
+    Column("description", Text, nullable=False),
+    Column("permissions", Text, nullable=False, doc="names joined by spaces"),
+    Column("cache_pattern", Text, nullable=False, doc="glob on cache names"),
+    Column("created_at", Integer, nullable=False),
+    Column("created_by", ForeignKey("token.id"), doc="null: made on the server's machine"),
+    Column("expires_at", Integer),
+    Column("revoked_at", Integer),
+    Column("last_used_at", Integer),
+    sqlite_autoincrement=True,
+)
+
+pack = Table(
+    "pack",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("domain_id", ForeignKey("domain.id"), nullable=False),
+    Column("name", BLOB, nullable=False, doc="BLAKE3 of the object's bytes"),
+    Column("size_bytes", Integer, nullable=False),
+    Column("created_at", Integer, nullable=False),
+    Column("condemned_at", Integer),
+    UniqueConstraint("domain_id", "name"),
+)
+
+chunk = Table(
+    "chunk",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("domain_id", ForeignKey("domain.id"), nullable=False),
+    Column("identity", BLOB, nullable=False),
+    Column("pack_id", ForeignKey("pack.id"), nullable=False, index=True),
+    Column("pack_offset", Integer, nullable=False),
+    Column("stored_bytes", Integer, nullable=False),
+    Column("raw_bytes", Integer, nullable=False),
+    Column("places", BLOB, doc="positions and patch offsets, as in `rules.packs`; null: the chunk has no store hash"),
+    Column("quarantined_at", Integer, doc="null: sound. Else answered as missing, until a push brings the chunk again"),
+    UniqueConstraint("domain_id", "identity"),
+    sqlite_autoincrement=True,  # a recipe names chunks by number, so a number never gets a second meaning
+)
+
+nar = Table(
+    "nar",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("domain_id", ForeignKey("domain.id"), nullable=False),
+    Column("nar_hash", BLOB, nullable=False, doc="SHA-256"),
+    Column("nar_size", Integer, nullable=False),
+    Column("file_hash", BLOB, nullable=False, doc="SHA-256 of the file as it is served"),
+    Column("file_size", Integer, nullable=False),
+    Column("created_at", Integer, nullable=False),
+    UniqueConstraint("domain_id", "nar_hash"),
+)
+
+recipe = Table(
+    "recipe",
+    metadata,
+    Column("nar_id", ForeignKey("nar.id", ondelete="CASCADE"), primary_key=True),
+    Column("body", BLOB, nullable=False, doc="as in `rules.recipes`"),
+)
+
+path = Table(
+    "path",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("cache_id", ForeignKey("cache.id"), nullable=False),
+    Column("hash_part", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("nar_id", ForeignKey("nar.id"), nullable=False),
+    Column("nar_hash", Text, nullable=False, doc="52 letters of Nix32, as the narinfo and the NAR's URL need it"),
+    Column("nar_size", Integer, nullable=False),
+    Column("file_hash", Text, nullable=False, doc="52 letters of Nix32"),
+    Column("file_size", Integer, nullable=False),
+    Column("references", Text, nullable=False, doc="base names in order, joined by spaces; empty: none"),
+    Column("deriver", Text),
+    Column("system", Text),
+    Column("ca", Text),
+    Column("signatures", Text, nullable=False, doc="`name:base64`, joined by spaces; ours first"),
+    Column("created_at", Integer, nullable=False),
+    Column("hidden_at", Integer, doc="null: visible"),
+    Column("published_by", ForeignKey("token.id")),
+    UniqueConstraint("cache_id", "hash_part"),
+    Index("path_by_nar", "nar_id", "cache_id"),
+)
+
+external = Table(
+    "external",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("cache_id", ForeignKey("cache.id", ondelete="CASCADE"), nullable=False),
+    Column("hash_part", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("nar_hash", BLOB, nullable=False),
+    Column("nar_size", Integer, nullable=False),
+    Column("references", Text, nullable=False),
+    Column("signature", Text, nullable=False, doc="the upstream's, over the fingerprint of these columns"),
+    Column("upstream_id", ForeignKey("upstream.id"), nullable=False),
+    Column("created_at", Integer, nullable=False),
+    UniqueConstraint("cache_id", "hash_part"),
+)
+
+access_metadata = MetaData()
+"""The tables of `access.db`, a database of its own: losing it loses no data."""
+
+path_access = Table(
+    "path_access",
+    access_metadata,
+    Column("path_id", Integer, primary_key=True),
+    Column("last_used_at", Integer, nullable=False),
+    Column("uses", Integer, nullable=False),
+)

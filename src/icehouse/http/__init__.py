@@ -1,0 +1,1 @@
+"""Routes of the binary cache and of the JSON API."""

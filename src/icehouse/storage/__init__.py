@@ -1,0 +1,1 @@
+"""Bytes: the `BlobStore` protocol, its backends, and NARs kept as chunks."""

@@ -1,0 +1,94 @@
+"""The `BlobStore` protocol: immutable bytes under keys."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NewType, Protocol
+
+BlobKey = NewType("BlobKey", str)
+"""A relative path of `[a-z0-9._-]` segments joined by `/`, such as `packs/1/4f/4f…e2`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """What a listing says of one blob."""
+
+    key: BlobKey
+    size_bytes: int
+    modified_at: float
+    """Seconds since the epoch."""
+    is_unfinished: bool = False
+    """True for what a writer left that was neither committed nor aborted. Such a key can only be deleted."""
+
+
+class BlobWriter(Protocol):
+    """A blob in the making. Used by one thread at a time; its methods block and belong in a worker thread."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append *data*.
+
+        Raises:
+            OverQuota: the disk is full; what was written is gone.
+            Unavailable: the backend failed.
+        """
+        ...
+
+    def read_back(self, offset: int, size: int) -> bytes:
+        """Bytes that were written before, for those who need them again before the commit."""
+        ...
+
+    def commit(self, key: BlobKey) -> None:
+        """Make the blob durable under *key*, and only then return. If *key* is there already, that blob stays.
+
+        After an error nothing is visible under *key* that was not before.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Drop what was written. After `commit` it does nothing."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Immutable blobs under keys. Any number of threads and tasks may use one store.
+
+    A blob that `commit` or `put` returned for survives a power cut. A key names the same bytes for ever, or is absent.
+    Methods without `async` block and belong in worker threads, except `read_warm`.
+    """
+
+    def create(self) -> BlobWriter:
+        """A writer for a blob whose key is known only when its bytes are."""
+        ...
+
+    def put(self, key: BlobKey, data: bytes) -> None:
+        """Store a small blob in one go; the same promise as `BlobWriter.commit`."""
+        ...
+
+    def size(self, key: BlobKey) -> int:
+        """Size in bytes.
+
+        Raises:
+            NotFound: there is no such blob.
+        """
+        ...
+
+    def read_into(self, key: BlobKey, offset: int, buffer: memoryview) -> None:
+        """Fill *buffer* with the bytes from *offset* on.
+
+        Raises:
+            NotFound: there is no such blob.
+            Corrupt: the blob ends before the buffer is full.
+            Unavailable: the backend failed.
+        """
+        ...
+
+    def read_warm(self, key: BlobKey, offset: int, buffer: memoryview) -> bool:
+        """Like `read_into`, but only if that needs no waiting; else False, with *buffer* in any state. Never blocks."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[BlobInfo]:
+        """All blobs whose key starts with *prefix*, unfinished ones too, in no order, a page at a time."""
+        ...
+
+    def delete(self, key: BlobKey) -> None:
+        """Remove a blob, durably. Removing what is absent is no error."""
+        ...
