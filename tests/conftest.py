@@ -1,0 +1,34 @@
+"""What every test may use."""
+
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# One commit gives one result, however often it runs: examples are derived from the test, and slowness is no fault.
+settings.register_profile(
+    "ci", derandomize=True, max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "long", max_examples=5_000, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def find_program(program: str) -> str:
+    """The path of *program*. Without it the test is skipped, or fails where CI is set: a pass there misses nothing."""
+    path = shutil.which(program)
+    if path is None:
+        message = f"{program} is not in PATH; `make system` installs what the tests use"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+@pytest.fixture(scope="session")
+def require() -> Callable[[str], str]:
+    """`require("nix-store")` gives the program's path, or ends the test."""
+    return find_program
