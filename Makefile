@@ -1,6 +1,7 @@
 # `make help` lists the targets. Each does all the set-up that it needs.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+.NOTPARALLEL: # Two targets may install Debian packages.
 MAKEFLAGS += --no-print-directory
 
 .PHONY: help
@@ -50,4 +51,4 @@ test-long: .venv system ## the campaigns: long fuzzing, scale, tables of faults
 .PHONY: bench
 bench: .venv system ## compare with nginx and Nix on this machine
 	@scripts/fetch-nginx
-	PATH="$$PATH:$(CURDIR)/.bench/usr/sbin" .venv/bin/python -m bench
+	PATH="$$PATH:/usr/sbin:$(CURDIR)/.bench/usr/sbin" .venv/bin/python -m bench
