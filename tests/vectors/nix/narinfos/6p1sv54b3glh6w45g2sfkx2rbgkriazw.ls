@@ -1,0 +1,1 @@
+{"version":1,"root":{"type":"directory","entries":{"a":{"type":"directory","entries":{"b":{"type":"directory","entries":{"c":{"type":"directory","entries":{"file":{"type":"regular","size":22,"narOffset":640}}}}}}}}}}
