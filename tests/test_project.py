@@ -8,6 +8,8 @@ from typing import NotRequired, TypedDict, cast
 
 import pytest
 
+from tests.conftest import find_program
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "icehouse"
 
@@ -79,3 +81,16 @@ def test_every_target_of_make_has_a_line_of_help() -> None:
     targets = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     explained = re.findall(r"^([.\w-]+):.*## .+$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert targets == explained
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])
+def test_missing_program_fails_the_test_where_ci_is_set_and_skips_it_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match="no-such-program is not in PATH"):
+        find_program("no-such-program")
+
+
+def test_program_that_is_there_is_found_with_its_path() -> None:
+    assert Path(find_program("git")).is_file()
