@@ -54,6 +54,8 @@ class NarsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Body of ``POST …/nars``."""
 
     nars: list[NarBody]
+    verify: bool = False
+    """Prove what is stored already again, instead of trusting the proof made when it came."""
 
 
 class NarResult(msgspec.Struct, frozen=True, kw_only=True):

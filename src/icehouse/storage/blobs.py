@@ -37,7 +37,9 @@ class BlobWriter(Protocol):
         ...
 
     def commit(self, key: BlobKey) -> None:
-        """Make the blob durable under *key*, and only then return. If *key* is there already, that blob stays.
+        """Make the blob durable under *key*, and only then return. A blob that is there already is replaced.
+
+        Keys name bytes, so the old blob has the same ones, or is damaged and healed by this.
 
         After an error nothing is visible under *key* that was not before.
         """

@@ -1,0 +1,146 @@
+"""Rows of packs and chunks."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from sqlalchemy import Connection, insert, select, update
+
+from icehouse.db.schema import chunk, pack
+from icehouse.rules.packs import PackEntry, render_places
+from icehouse.rules.recipes import Run
+
+_BATCH: Final = 1000  # values in one IN list
+_LONG_RUN: Final = 8  # chunks from which on a run is cheaper as a range
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRow:
+    """A stored chunk, and where its frame is."""
+
+    number: int
+    identity: bytes
+    pack_name: bytes
+    pack_offset: int
+    stored_bytes: int
+    raw_bytes: int
+    places: bytes | None
+    """As `rules.packs.render_places` wrote it; None: no store hash."""
+    is_sound: bool
+    """False: quarantined; counts as missing until a push brings it again."""
+
+
+def find_numbers(connection: Connection, domain_id: int, identities: Collection[bytes]) -> dict[bytes, int]:
+    """The numbers of those chunks that the domain has, by identity. Quarantined ones count as absent."""
+    found: dict[bytes, int] = {}
+    for batch in _batches(list(identities)):
+        rows = connection.execute(
+            select(chunk.c.identity, chunk.c.number).where(
+                chunk.c.domain_id == domain_id, chunk.c.identity.in_(batch), chunk.c.quarantined_at.is_(None)
+            )
+        )
+        found.update((row.identity, row.number) for row in rows)
+    return found
+
+
+def load_chunks(connection: Connection, domain_id: int, runs: Sequence[Run]) -> dict[int, ChunkRow]:
+    """The rows that *runs* name, by number. Numbers that the domain does not have are left out."""
+    found: dict[int, ChunkRow] = {}
+    columns = select(
+        chunk.c.number,
+        chunk.c.identity,
+        pack.c.name,
+        chunk.c.pack_offset,
+        chunk.c.stored_bytes,
+        chunk.c.raw_bytes,
+        chunk.c.places,
+        chunk.c.quarantined_at.is_(None).label("is_sound"),
+    ).where(chunk.c.pack_id == pack.c.id, chunk.c.domain_id == domain_id)
+    conditions = [
+        chunk.c.number.between(run.first, run.first + run.count - 1) for run in runs if run.count >= _LONG_RUN
+    ]
+    single = sorted({run.first + step for run in runs if run.count < _LONG_RUN for step in range(run.count)})
+    conditions += [chunk.c.number.in_(batch) for batch in _batches(single)]
+    for condition in conditions:
+        for number, identity, name, offset, stored, raw, places, is_sound in connection.execute(
+            columns.where(condition)
+        ):
+            found[number] = ChunkRow(number, identity, name, offset, stored, raw, places, bool(is_sound))
+    return found
+
+
+def add_pack(
+    connection: Connection,
+    domain_id: int,
+    name: bytes,
+    size_bytes: int,
+    entries: Sequence[PackEntry],
+    *,
+    now: int,
+) -> dict[bytes, int]:
+    """Add a pack that is durable already, with those of its chunks that the domain does not have yet.
+
+    A quarantined chunk keeps its number and gets the new frame. A chunk that another upload brought meanwhile stays as
+    it is; if that goes for all, no row is added.
+
+    Returns:
+        The numbers of all *entries*, by identity. New ones are consecutive.
+    """
+    known = {
+        row.identity: row.number
+        for batch in _batches([entry.identity for entry in entries])
+        for row in connection.execute(
+            select(chunk.c.identity, chunk.c.number).where(chunk.c.domain_id == domain_id, chunk.c.identity.in_(batch))
+        )
+    }
+    sound = find_numbers(connection, domain_id, list(known))
+    offsets: list[int] = []
+    end = 0
+    for entry in entries:
+        offsets.append(end)
+        end += entry.stored_bytes
+    wanted = [(entry, offset) for entry, offset in zip(entries, offsets, strict=True) if entry.identity not in sound]
+    if not wanted:
+        return sound
+    pack_id = _put_pack(connection, domain_id, name, size_bytes, now=now)
+    new: list[dict[str, object]] = []
+    for entry, offset in wanted:
+        values: dict[str, object] = {
+            "pack_id": pack_id,
+            "pack_offset": offset,
+            "stored_bytes": entry.stored_bytes,
+            "raw_bytes": entry.raw_bytes,
+            "places": render_places(entry.places) if entry.places.positions else None,
+            "quarantined_at": None,
+        }
+        if entry.identity in known:
+            connection.execute(update(chunk).where(chunk.c.number == known[entry.identity]).values(**values))
+        else:
+            new.append({**values, "domain_id": domain_id, "identity": entry.identity})
+    if new:
+        connection.execute(insert(chunk), new)
+    return known | find_numbers(connection, domain_id, [entry.identity for entry, _ in wanted])
+
+
+def _put_pack(connection: Connection, domain_id: int, name: bytes, size_bytes: int, *, now: int) -> int:
+    # A pack that heals a damaged one may have the same bytes, and so the same name.
+    present = connection.execute(select(pack.c.id).where(pack.c.domain_id == domain_id, pack.c.name == name)).scalar()
+    if present is not None:
+        return present
+    statement = insert(pack).values(domain_id=domain_id, name=name, size_bytes=size_bytes, created_at=now)
+    return connection.execute(statement.returning(pack.c.id)).scalar_one()
+
+
+def quarantine(connection: Connection, numbers: Collection[int], *, now: int) -> None:
+    """Mark chunks whose frames are damaged. They count as missing from here on."""
+    for batch in _batches(list(numbers)):
+        connection.execute(
+            update(chunk).where(chunk.c.number.in_(batch), chunk.c.quarantined_at.is_(None)).values(quarantined_at=now)
+        )
+
+
+def _batches(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(values), _BATCH):
+        yield values[start : start + _BATCH]

@@ -1,0 +1,80 @@
+"""Rows of NARs and their recipes."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, insert, select, update
+
+from icehouse.db.schema import nar, recipe
+
+_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class NarRow:
+    """A NAR that a domain has. The file is what is served: the NAR as zstd."""
+
+    id: int
+    domain_id: int
+    nar_hash: bytes
+    nar_size: int
+    file_hash: bytes
+    file_size: int
+
+
+_COLUMNS = (nar.c.id, nar.c.domain_id, nar.c.nar_hash, nar.c.nar_size, nar.c.file_hash, nar.c.file_size)
+
+
+def find_nars(connection: Connection, domain_id: int, nar_hashes: Collection[bytes]) -> dict[bytes, NarRow]:
+    """Those of the NARs that the domain has, by hash."""
+    wanted = list(nar_hashes)
+    found: dict[bytes, NarRow] = {}
+    for start in range(0, len(wanted), _BATCH):
+        batch = wanted[start : start + _BATCH]
+        for row in connection.execute(select(*_COLUMNS).where(nar.c.domain_id == domain_id, nar.c.nar_hash.in_(batch))):
+            found[row.nar_hash] = NarRow(*row)
+    return found
+
+
+def find_nar(connection: Connection, nar_id: int) -> NarRow | None:
+    """The row with this id."""
+    row = connection.execute(select(*_COLUMNS).where(nar.c.id == nar_id)).first()
+    return None if row is None else NarRow(*row)
+
+
+def find_recipe(connection: Connection, nar_id: int) -> bytes | None:
+    """The encoded recipe of a NAR."""
+    return connection.execute(select(recipe.c.body).where(recipe.c.nar_id == nar_id)).scalar()
+
+
+def put_nar(
+    connection: Connection,
+    *,
+    domain_id: int,
+    nar_hash: bytes,
+    nar_size: int,
+    file_hash: bytes,
+    file_size: int,
+    recipe_body: bytes,
+    now: int,
+) -> int:
+    """Add a NAR whose bytes were checked, and give its id. One that is there keeps its id, and gets this recipe."""
+    present = find_nars(connection, domain_id, [nar_hash]).get(nar_hash)
+    if present is not None:
+        connection.execute(update(nar).where(nar.c.id == present.id).values(file_hash=file_hash, file_size=file_size))
+        connection.execute(update(recipe).where(recipe.c.nar_id == present.id).values(body=recipe_body))
+        return present.id
+    nar_id = connection.execute(
+        insert(nar)
+        .values(
+            domain_id=domain_id,
+            nar_hash=nar_hash,
+            nar_size=nar_size,
+            file_hash=file_hash,
+            file_size=file_size,
+            created_at=now,
+        )
+        .returning(nar.c.id)
+    ).scalar_one()
+    connection.execute(insert(recipe).values(nar_id=nar_id, body=recipe_body))
+    return int(nar_id)

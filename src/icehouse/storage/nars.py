@@ -1,0 +1,201 @@
+"""NARs kept as chunks: the file that is served, read back from packs with its store hashes written in.
+
+Serving is copying: frames go out as they are stored, and only the 32 bytes of each patch are changed on the way.
+"""
+
+import asyncio
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from icehouse.errors import Corrupt, InvalidFormat
+from icehouse.rules.chunks import STORE_HASH_BYTES
+from icehouse.rules.packs import Places, parse_places
+from icehouse.rules.recipes import Recipe
+from icehouse.storage.blobs import BlobKey, BlobStore
+
+BLOCK_BYTES: Final = 1024 * 1024
+"""Bytes of one piece of an answer; a trial found smaller ones slower and larger ones no faster."""
+
+READ_AHEAD_BLOCKS: Final = 4
+"""How many blocks of one answer are read at once while they do not come from memory."""
+
+
+class StoredChunk(Protocol):
+    """What this module needs to know of a chunk; a database row has it."""
+
+    @property
+    def pack_name(self) -> bytes:
+        """Names the pack within the domain."""
+        ...
+
+    @property
+    def pack_offset(self) -> int:
+        """Where the frame begins."""
+        ...
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the frame."""
+        ...
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of the chunk."""
+        ...
+
+    @property
+    def places(self) -> bytes | None:
+        """Where store hashes go, as in a pack's index."""
+        ...
+
+
+def pack_key(domain_id: int, name: bytes) -> BlobKey:
+    """Where a pack is kept."""
+    text = name.hex()
+    return BlobKey(f"packs/{domain_id}/{text[:2]}/{text}")
+
+
+def places_of(chunk: StoredChunk) -> Places:
+    """The chunk's places, parsed.
+
+    Raises:
+        Corrupt: the row is damaged.
+    """
+    try:
+        return parse_places(chunk.places, raw_bytes=chunk.raw_bytes, stored_bytes=chunk.stored_bytes)
+    except InvalidFormat as exc:
+        raise Corrupt(f"the row of a chunk in pack {chunk.pack_name.hex()}: {exc}") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class _Extent:
+    """Frames that stand together in a pack and in the file."""
+
+    key: BlobKey
+    pack_offset: int
+    file_offset: int
+    size: int
+
+
+class NarFile:
+    """The file of one NAR: which bytes of which packs, and what is written over them. Immutable; any task may read it.
+
+    Memory: some hundred bytes for each extent, 16 for each patch.
+    """
+
+    def __init__(self, blobs: BlobStore, domain_id: int, recipe: Recipe, chunks: Mapping[int, StoredChunk]) -> None:
+        """Lay the file out. *chunks* has a row for each number in *recipe*.
+
+        Raises:
+            Corrupt: a row is damaged, or the recipe and the rows disagree.
+        """
+        self._blobs = blobs
+        self._hashes = recipe.hashes
+        self._extents: list[_Extent] = []
+        self._patch_offsets = array("Q")  # in the file, ascending
+        self._patches = recipe.patches
+        self.file_size = 0
+        keys: dict[bytes, BlobKey] = {}
+        for run in recipe.runs:
+            for number in range(run.first, run.first + run.count):
+                chunk = chunks[number]
+                key = keys.get(chunk.pack_name) or keys.setdefault(
+                    chunk.pack_name, pack_key(domain_id, chunk.pack_name)
+                )
+                self._append(chunk, key)
+        self._extent_starts = [extent.file_offset for extent in self._extents]
+        if len(self._patch_offsets) != len(self._patches):
+            raise Corrupt(f"a recipe with {len(self._patches)} patches for {len(self._patch_offsets)} places")
+
+    def _append(self, chunk: StoredChunk, key: BlobKey) -> None:
+        if chunk.places is not None:
+            start = self.file_size
+            self._patch_offsets.extend(start + offset for offset in places_of(chunk).patch_offsets)
+        last = self._extents[-1] if self._extents else None
+        if last is not None and last.key == key and last.pack_offset + last.size == chunk.pack_offset:
+            self._extents[-1] = _Extent(key, last.pack_offset, last.file_offset, last.size + chunk.stored_bytes)
+        else:
+            self._extents.append(_Extent(key, chunk.pack_offset, self.file_size, chunk.stored_bytes))
+        self.file_size += chunk.stored_bytes
+
+    async def blocks(self, start: int, stop: int) -> AsyncIterator[bytearray]:
+        """The bytes of the file from *start* to before *stop*, in pieces of about 1 MiB that the caller owns.
+
+        What is in memory is read at once; what is not, in threads, some blocks ahead.
+
+        Raises:
+            NotFound: a pack is gone.
+            Corrupt: a pack is shorter than its rows say.
+            Unavailable: the backend failed.
+        """
+        position = start
+        ahead: deque[asyncio.Task[bytearray]] = deque()
+        try:
+            while position < stop or ahead:
+                while position < stop and len(ahead) < READ_AHEAD_BLOCKS:
+                    end = min(position + BLOCK_BYTES, stop)
+                    if not ahead:
+                        block = self._read_warm(position, end)
+                        if block is not None:
+                            position = end
+                            yield block
+                            continue
+                    ahead.append(asyncio.create_task(asyncio.to_thread(self.read, position, end)))
+                    position = end
+                if ahead:
+                    yield await ahead.popleft()
+        finally:
+            for task in ahead:
+                task.cancel()
+
+    def read(self, start: int, stop: int) -> bytearray:
+        """The bytes of the file from *start* to before *stop*; blocks. The errors are those of `blocks`."""
+        block = bytearray(stop - start)
+        with memoryview(block) as view:
+            for key, offset, piece in self._pieces(start, stop, view):
+                self._blobs.read_into(key, offset, piece)
+        self._patch(block, start, stop)
+        return block
+
+    def _read_warm(self, start: int, stop: int) -> bytearray | None:
+        block = bytearray(stop - start)
+        with memoryview(block) as view:
+            for key, offset, piece in self._pieces(start, stop, view):
+                if not self._blobs.read_warm(key, offset, piece):
+                    return None
+        self._patch(block, start, stop)
+        return block
+
+    def _pieces(self, start: int, stop: int, view: memoryview) -> list[tuple[BlobKey, int, memoryview]]:
+        """Where the bytes come from, and where in *view* they go."""
+        pieces: list[tuple[BlobKey, int, memoryview]] = []
+        index = bisect_right(self._extent_starts, start) - 1
+        position = start
+        while position < stop:
+            extent = self._extents[index]
+            skipped = position - extent.file_offset
+            end = min(stop, extent.file_offset + extent.size)
+            pieces.append((extent.key, extent.pack_offset + skipped, view[position - start : end - start]))
+            position = end
+            index += 1
+        return pieces
+
+    def _patch(self, block: bytearray, start: int, stop: int) -> None:
+        offsets = self._patch_offsets
+        if not offsets:
+            return
+        hashes, patches = self._hashes, self._patches
+        first = bisect_left(offsets, max(0, start - STORE_HASH_BYTES + 1))
+        for index in range(first, bisect_left(offsets, stop)):
+            at = offsets[index] - start
+            store_hash = hashes[patches[index]]
+            if at < 0:  # it began in the block before
+                block[: STORE_HASH_BYTES + at] = store_hash[-at:]
+            elif at + STORE_HASH_BYTES > stop - start:  # it ends in the next one
+                block[at:] = store_hash[: stop - start - at]
+            else:
+                block[at : at + STORE_HASH_BYTES] = store_hash
