@@ -1,0 +1,316 @@
+"""A server, as its clients see it: one typed method for each request of the API.
+
+What may pass by itself (a connection that broke, a server that restarts, too many requests) is tried again, with
+growing waits or those that the server asks for. Everything else is one of our errors, in the server's own words.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from importlib.metadata import version
+from typing import Final, TypeVar
+from urllib.parse import quote
+
+import msgspec
+import stamina
+from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.exceptions import BuilderError, PyreqwestError
+from pyreqwest.response import Response
+
+from icehouse.api.caches import CacheCreate, CacheDetails, CacheView
+from icehouse.api.paths import PathView, WhyAnswer
+from icehouse.api.publish import (
+    ChunksMissingAnswer,
+    ChunksMissingRequest,
+    MissingAnswer,
+    MissingRequest,
+    NarBody,
+    NarResult,
+    NarsAnswer,
+    NarsRequest,
+    PackAnswer,
+    PathBody,
+    PathsAnswer,
+    PathsRequest,
+)
+from icehouse.api.server import Problem, ServerParameters
+from icehouse.api.tokens import TokenCreate, TokenCreated, TokenView
+from icehouse.client.logins import Login
+from icehouse.errors import (
+    Conflict,
+    Denied,
+    IcehouseError,
+    InvalidFormat,
+    NotFound,
+    OverQuota,
+    RateLimited,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+    Unsupported,
+)
+
+CONNECT_SECONDS: Final = 15
+SILENCE_SECONDS: Final = 300
+"""How long a server may say nothing: it may be putting a large NAR together."""
+
+_ATTEMPTS: Final = 8
+_RETRY_SECONDS: Final = 120
+_MAX_WAIT_SECONDS: Final = 60
+_OK: Final = 200
+_MULTIPLE_CHOICES: Final = 300
+_BAD_REQUEST: Final = 400
+_CONFLICT: Final = 409
+_TOO_MANY: Final = 429
+_SERVER_FAULT: Final = 500
+_JSON: Final = "application/json"
+
+_ERRORS: Final[dict[int, Callable[[str], IcehouseError]]] = {
+    400: InvalidFormat,
+    401: Unauthenticated,
+    403: Denied,
+    404: NotFound,
+    409: Conflict,
+    413: TooLarge,
+    415: Unsupported,
+    422: InvalidFormat,
+    507: OverQuota,
+}
+
+T = TypeVar("T")
+
+
+class Server:
+    """A server and what was sent to it. Any number of tasks of one event loop may use it; made by `connect`."""
+
+    def __init__(self, client: Client, login: Login) -> None:
+        self._client = client
+        self._login = login
+        self._api = f"{login.url}/api/v1"
+        self.sent_bytes = 0
+        """Bytes of request bodies that were sent, those of repeated tries included."""
+
+    @property
+    def url(self) -> str:
+        """The server's address, without a slash at the end."""
+        return self._login.url
+
+    async def parameters(self) -> ServerParameters:
+        """How the server wants NARs cut, compressed and sent."""
+        return await self._get("/server", ServerParameters)
+
+    async def list_caches(self) -> list[CacheView]:
+        """The caches that this token may pull from, and the public ones."""
+        return await self._get("/caches", list[CacheView])
+
+    async def create_cache(self, body: CacheCreate) -> CacheView:
+        """Create a cache. Not tried again once it was sent."""
+        return await self._post("/caches", body, CacheView, is_repeatable=False)
+
+    async def show_cache(self, cache: str) -> CacheDetails:
+        """A cache with its counts."""
+        return await self._get(f"/caches/{_segment(cache)}", CacheDetails)
+
+    async def delete_cache(self, cache: str) -> None:
+        """Delete a cache with all that is in it."""
+        await self._request("DELETE", f"/caches/{_segment(cache)}")
+
+    async def list_tokens(self) -> list[TokenView]:
+        """The tokens that this one may see."""
+        return await self._get("/tokens", list[TokenView])
+
+    async def create_token(self, body: TokenCreate) -> TokenCreated:
+        """Create a token. Not tried again once it was sent: its secret is in the one answer."""
+        return await self._post("/tokens", body, TokenCreated, is_repeatable=False)
+
+    async def revoke_token(self, token_id: int) -> None:
+        """Revoke a token, at once and for good."""
+        await self._request("DELETE", f"/tokens/{token_id}")
+
+    async def show_path(self, cache: str, hash_part: str) -> PathView:
+        """A visible path."""
+        return await self._get(f"/caches/{_segment(cache)}/paths/{_segment(hash_part)}", PathView)
+
+    async def why(self, cache: str, hash_part: str) -> WhyAnswer:
+        """Why a path is or is not there."""
+        return await self._get(f"/caches/{_segment(cache)}/why/{_segment(hash_part)}", WhyAnswer)
+
+    async def find_missing(self, cache: str, hash_parts: Sequence[str]) -> list[str]:
+        """Those of at most `max_hash_parts` hash parts that are not visible in the cache."""
+        body = MissingRequest(list(hash_parts))
+        return (await self._post(f"/caches/{_segment(cache)}/missing", body, MissingAnswer)).missing
+
+    async def find_missing_chunks(self, cache: str, identities: Sequence[bytes]) -> list[int | None]:
+        """For each of at most `max_identities` chunks its number, or None where the server lacks it."""
+        body = ChunksMissingRequest(b"".join(identities))
+        path = f"/caches/{_segment(cache)}/chunks/missing"
+        answer = await self._post(path, body, ChunksMissingAnswer)
+        known = int.from_bytes(answer.known, "little")
+        if known.bit_count() != len(answer.numbers) or known.bit_length() > len(identities):
+            raise InvalidFormat(
+                f"{self.url}{path}: {known.bit_count()} chunks are marked as known and {len(answer.numbers)} have "
+                "numbers; as many were expected"
+            )
+        numbers = iter(answer.numbers)
+        return [next(numbers) if known >> index & 1 else None for index in range(len(identities))]
+
+    async def send_pack(self, cache: str, pack: bytes) -> PackAnswer:
+        """Send an upload: its index's length, its index, and its frames."""
+        path = f"/caches/{_segment(cache)}/packs"
+        return self._parse(await self._request("PUT", path, pack, "application/octet-stream"), PackAnswer, path)
+
+    async def register_nars(self, cache: str, nars: Sequence[NarBody]) -> list[NarResult]:
+        """Register NARs whose chunks are there. Some of the results may be pending."""
+        path = f"/caches/{_segment(cache)}/nars"
+        results = (await self._post(path, NarsRequest(list(nars)), NarsAnswer)).results
+        if [result.nar_hash for result in results] != [nar.nar_hash for nar in nars]:
+            raise InvalidFormat(f"{self.url}{path}: one result a NAR was expected, in the order sent")
+        return results
+
+    async def get_nar(self, cache: str, nar_hash: str) -> NarResult:
+        """What became of a NAR that was pending. *nar_hash* is ``sha256:`` and 52 letters of Nix32."""
+        letters = nar_hash.removeprefix("sha256:")
+        return await self._get(f"/caches/{_segment(cache)}/nars/{_segment(letters)}", NarResult)
+
+    async def publish_paths(self, cache: str, paths: Sequence[PathBody], externals: Sequence[PathBody]) -> PathsAnswer:
+        """Publish paths, all together or (with `refused` in the answer) none."""
+        path = f"/caches/{_segment(cache)}/paths"
+        body = msgspec.json.encode(PathsRequest(list(paths), list(externals)))
+        return self._parse(await self._request("POST", path, body, _JSON, also=_CONFLICT), PathsAnswer, path)
+
+    async def _get(self, path: str, answer: type[T]) -> T:
+        return self._parse(await self._request("GET", path), answer, path)
+
+    async def _post(self, path: str, body: object, answer: type[T], *, is_repeatable: bool = True) -> T:
+        data = msgspec.json.encode(body)
+        return self._parse(await self._request("POST", path, data, _JSON, is_repeatable=is_repeatable), answer, path)
+
+    def _parse(self, data: bytes, answer: type[T], path: str) -> T:
+        try:
+            return msgspec.json.decode(data, type=answer)
+        except msgspec.DecodeError as exc:
+            raise InvalidFormat(
+                f"{self.url}{path} gave an answer that is not Icehouse's: {exc}; "
+                "is that the address of an Icehouse server, and not much older or newer than this client?"
+            ) from exc
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        content_type: str | None = None,
+        *,
+        also: int = _OK,
+        is_repeatable: bool = True,
+    ) -> bytes:
+        """The body of a successful answer, or of one with the status *also*."""
+        hook = _wait_for if is_repeatable else _wait_before_sent
+        retries = stamina.retry_context(
+            on=hook, attempts=_ATTEMPTS, timeout=_RETRY_SECONDS, wait_initial=0.2, wait_max=_MAX_WAIT_SECONDS
+        )
+        async for attempt in retries:
+            with attempt:
+                return await self._try_once(method, path, body, content_type, also=also)
+        raise AssertionError(path)  # stamina ends its loop by an answer or an error
+
+    async def _try_once(
+        self, method: str, path: str, body: bytes | None, content_type: str | None, *, also: int
+    ) -> bytes:
+        request = self._client.request(method, self._api + path)
+        if self._login.token is not None:
+            request = request.bearer_auth(self._login.token)
+        if body is not None:
+            request = request.body_bytes(body)
+            self.sent_bytes += len(body)
+        if content_type is not None:
+            request = request.header("Content-Type", content_type)
+        try:
+            response = await request.build().send()
+            data = bytes(await response.bytes())
+        except BuilderError as exc:
+            raise InvalidFormat(f"{self.url} is not the address of a server: {exc.message}") from exc
+        except PyreqwestError as exc:
+            raise Unavailable(f"{self.url} cannot be reached: {_cause_of(exc)}") from exc
+        if _OK <= response.status < _MULTIPLE_CHOICES or response.status == also:
+            return data
+        raise _as_error(response, data, f"{method} {self.url}/api/v1{path}")
+
+
+@asynccontextmanager
+async def connect(login: Login) -> AsyncGenerator[Server]:
+    """The server of a login. Nothing is sent yet; connections close at the end of the context.
+
+    Raises:
+        InvalidFormat: the login's address is malformed (with the first request).
+    """
+    client = (
+        ClientBuilder()
+        .user_agent(f"icehouse/{version('icehouse')}")
+        .connect_timeout(timedelta(seconds=CONNECT_SECONDS))
+        .read_timeout(timedelta(seconds=SILENCE_SECONDS))
+        .follow_redirects(enable=False)
+        .build()
+    )
+    async with client:
+        yield Server(client, login)
+
+
+def _segment(text: str) -> str:
+    """One segment of a URL's path."""
+    return quote(text, safe="")
+
+
+def _wait_for(exc: Exception) -> bool | float:
+    """How stamina is to go on: not at all, with its own wait, or with the one that the server asked for."""
+    match exc:
+        case RateLimited():
+            return float(min(exc.retry_after_seconds, _MAX_WAIT_SECONDS))
+        case Unavailable():
+            return True
+        case _:
+            return False
+
+
+def _wait_before_sent(exc: Exception) -> bool | float:
+    """As `_wait_for`, for requests that must not be carried out twice: only where the server did nothing."""
+    return _wait_for(exc) if isinstance(exc, RateLimited) else False
+
+
+def _as_error(response: Response, data: bytes, what: str) -> IcehouseError:
+    status = response.status
+    text = f"{what}: {_explanation(response, data)}"
+    if status == _TOO_MANY:
+        return RateLimited(text, retry_after_seconds=_retry_after(response))
+    if (kind := _ERRORS.get(status)) is not None:
+        return kind(text)
+    if status >= _SERVER_FAULT:
+        return Unavailable(text)
+    return Unsupported(text)
+
+
+def _explanation(response: Response, data: bytes) -> str:
+    try:
+        problem = msgspec.json.decode(data, type=Problem)
+    except msgspec.DecodeError:
+        location = response.get_header("Location")
+        if response.status < _BAD_REQUEST and location is not None:
+            return f"the server redirects to {location}; log in with the address that it redirects to"
+        return f"status {response.status}, and no explanation that an Icehouse server would give"
+    if response.status >= _SERVER_FAULT:
+        return f"{problem.detail} (request {problem.request_id})"
+    return problem.detail
+
+
+def _retry_after(response: Response) -> int:
+    text = response.get_header("Retry-After") or ""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < len("1000000") else 1
+
+
+def _cause_of(exc: PyreqwestError) -> str:
+    """The innermost cause, which says most: 'Connection refused' rather than 'error sending request'."""
+    details = getattr(exc, "details", None)
+    causes = details.get("causes") if isinstance(details, dict) else None  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType] - a library's untyped details
+    if causes:
+        return str(causes[-1]["message"])  # pyright: ignore[reportUnknownArgumentType] - as above
+    return exc.message
