@@ -143,3 +143,17 @@ def _kind(kind: str, references: Iterable[StorePath], store_dir: StoreDir, *, ha
     if has_self_reference:
         parts.append("self")
     return ":".join(parts)
+
+
+def fits(ca: ContentAddress, store_path: StorePath, references: Iterable[StorePath], store_dir: StoreDir) -> bool:
+    """Tell whether *store_path*, with these *references* (itself included if so), is the path that *ca* leads to.
+
+    Never serve a path with a content address that does not fit: every Nix aborts when it reads that.
+    """
+    references = set(references)
+    has_self_reference = store_path in references
+    try:
+        expected = store_path_of(ca, store_path.name, references - {store_path}, has_self_reference, store_dir)
+    except InvalidFormat:
+        return False
+    return expected == store_path
