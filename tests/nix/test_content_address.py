@@ -4,12 +4,12 @@ import json
 from typing import Any, cast
 
 import pytest
-from tests.nix.vectors import VECTORS
 
 from icehouse.errors import InvalidFormat
 from icehouse.nix.content_address import ContentAddress, IngestionMethod, make_fixed_path, store_path_of
 from icehouse.nix.hashes import HashAlgorithm, NixHash
 from icehouse.nix.store_paths import NIX_STORE, StorePath, parse_full
+from tests.nix.vectors import VECTORS
 
 PATH_INFOS = [
     info

@@ -6,10 +6,10 @@ from typing import cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.nix.vectors import VECTORS
 
 from icehouse.errors import InvalidFormat
 from icehouse.nix.hashes import HashAlgorithm, NixHash, decode_base64, parse_sha256, render_sha256
+from tests.nix.vectors import VECTORS
 
 HASHES = cast("list[dict[str, str]]", json.loads((VECTORS / "hashes.json").read_text()))
 ZERO = NixHash(HashAlgorithm.SHA256, bytes(32))
