@@ -212,7 +212,15 @@ def test_a_tree_deeper_than_nix_reads_is_not_written() -> None:
         b"".join(write_nar(nested(64, Regular(b"bottom"))))
 
 
-@pytest.mark.parametrize("innermost", [framed(b"(", b"type", b"directory", b")")], ids=["folder"])
+@pytest.mark.parametrize(
+    "innermost",
+    [
+        framed(b"(", b"type", b"directory", b")"),
+        framed(b"(", b"type", b"regular", b"contents", b"", b")"),
+        framed(b"(", b"type", b"symlink", b"target", b"x", b")"),
+    ],
+    ids=["folder", "file", "symlink"],
+)
 def test_a_tree_deeper_than_nix_reads_is_refused(innermost: bytes) -> None:
     folder = framed(b"(", b"type", b"directory", b"entry", b"(", b"name", b"d", b"node")
     nar = NAR_MAGIC + folder * 64 + innermost

@@ -22,7 +22,7 @@ from icehouse.nix.signing import Signature
 from icehouse.nix.store_paths import StoreDir, StorePath, parse_full
 
 MAX_NARINFO_BYTES: Final = 2 * 1024 * 1024
-"""About ten times what the longest known list of references takes."""
+"""Room for some 30,000 references of usual length."""
 MAX_NAR_SIZE: Final = 2**63 - 1
 MAX_FILE_SIZE: Final = 2**64 - 1
 
