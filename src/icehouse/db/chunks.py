@@ -1,10 +1,10 @@
 """Rows of packs and chunks."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
 from icehouse.db.schema import chunk, pack
 from icehouse.rules.packs import PackEntry, render_places
@@ -58,17 +58,43 @@ def load_chunks(connection: Connection, domain_id: int, runs: Sequence[Run]) -> 
         chunk.c.places,
         chunk.c.quarantined_at.is_(None).label("is_sound"),
     ).where(chunk.c.pack_id == pack.c.id, chunk.c.domain_id == domain_id)
-    conditions = [
-        chunk.c.number.between(run.first, run.first + run.count - 1) for run in runs if run.count >= _LONG_RUN
-    ]
-    single = sorted({run.first + step for run in runs if run.count < _LONG_RUN for step in range(run.count)})
-    conditions += [chunk.c.number.in_(batch) for batch in _batches(single)]
-    for condition in conditions:
+    for condition in _conditions(merge_runs(runs)):
         for number, identity, name, offset, stored, raw, places, is_sound in connection.execute(
             columns.where(condition)
         ):
             found[number] = ChunkRow(number, identity, name, offset, stored, raw, places, bool(is_sound))
     return found
+
+
+def are_all_sound(connection: Connection, domain_id: int, runs: Sequence[Run]) -> bool:
+    """Whether the domain has each chunk that *runs* name, and none is quarantined."""
+    merged = merge_runs(runs)
+    statement = select(func.count()).select_from(chunk)
+    sound = (chunk.c.domain_id == domain_id) & chunk.c.quarantined_at.is_(None)
+    count = sum(connection.execute(statement.where(sound, condition)).scalar_one() for condition in _conditions(merged))
+    return count == sum(run.count for run in merged)
+
+
+def merge_runs(runs: Iterable[Run]) -> list[Run]:
+    """The same numbers as runs that ascend and do not overlap."""
+    merged: list[Run] = []
+    for run in sorted(runs, key=lambda run: run.first):
+        last = merged[-1] if merged else None
+        if last is not None and run.first <= last.first + last.count:
+            merged[-1] = Run(last.first, max(last.count, run.first + run.count - last.first))
+        else:
+            merged.append(run)
+    return merged
+
+
+def _conditions(merged: Sequence[Run]) -> Iterator[ColumnElement[bool]]:
+    """Conditions that together select the chunks of *merged*, each once."""
+    for run in merged:
+        if run.count >= _LONG_RUN:
+            yield chunk.c.number.between(run.first, run.first + run.count - 1)
+    single = [run.first + step for run in merged if run.count < _LONG_RUN for step in range(run.count)]
+    for batch in _batches(single):
+        yield chunk.c.number.in_(batch)
 
 
 def add_pack(

@@ -1,0 +1,166 @@
+"""Rows of paths and of external references."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, insert, select, update
+
+from icehouse.db.schema import external, path
+from icehouse.nix import nix32
+from icehouse.nix.hashes import parse_sha256
+from icehouse.nix.store_paths import HashPart, StorePath
+
+_BATCH: Final = 1000  # values in one IN list
+
+
+@dataclass(frozen=True, slots=True)
+class PathRow:
+    """A path of a cache, visible or hidden."""
+
+    id: int
+    store_path: StorePath
+    nar_hash: bytes
+    nar_size: int
+    file_hash: str
+    """52 letters of Nix32."""
+    file_size: int
+    references: tuple[StorePath, ...]
+    deriver: str | None
+    system: str | None
+    ca: str | None
+    signatures: tuple[str, ...]
+    created_at: int
+    hidden_at: int | None
+    published_by: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalRow:
+    """A reference that an upstream has."""
+
+    store_path: StorePath
+    nar_hash: bytes
+    nar_size: int
+    references: tuple[StorePath, ...]
+    signature: str
+    upstream_id: int
+
+
+def find_visible(connection: Connection, cache_id: int, hash_parts: Collection[HashPart]) -> set[HashPart]:
+    """Those of *hash_parts* that are visible in the cache."""
+    return {
+        row.hash_part
+        for batch in _batches(list(hash_parts))
+        for row in connection.execute(
+            select(path.c.hash_part).where(
+                path.c.cache_id == cache_id, path.c.hash_part.in_(batch), path.c.hidden_at.is_(None)
+            )
+        )
+    }
+
+
+def load_paths(connection: Connection, cache_id: int, hash_parts: Collection[HashPart]) -> dict[HashPart, PathRow]:
+    """The rows of those of *hash_parts* that the cache has, visible or hidden."""
+    found: dict[HashPart, PathRow] = {}
+    for batch in _batches(list(hash_parts)):
+        for row in connection.execute(select(path).where(path.c.cache_id == cache_id, path.c.hash_part.in_(batch))):
+            found[row.hash_part] = PathRow(
+                id=row.id,
+                store_path=StorePath(row.hash_part, row.name),
+                nar_hash=parse_sha256(f"sha256:{row.nar_hash}"),
+                nar_size=row.nar_size,
+                file_hash=row.file_hash,
+                file_size=row.file_size,
+                references=parse_references(row.references),
+                deriver=row.deriver,
+                system=row.system,
+                ca=row.ca,
+                signatures=tuple(row.signatures.split()),
+                created_at=row.created_at,
+                hidden_at=row.hidden_at,
+                published_by=row.published_by,
+            )
+    return found
+
+
+def put_path(connection: Connection, cache_id: int, nar_id: int, row: PathRow) -> None:
+    """Make a path visible. A hidden one of the same hash part becomes this one; `row.id` is not looked at."""
+    values = {
+        "nar_id": nar_id,
+        "name": row.store_path.name,
+        "nar_hash": nix32.encode(row.nar_hash),
+        "nar_size": row.nar_size,
+        "file_hash": row.file_hash,
+        "file_size": row.file_size,
+        "references": render_references(row.references),
+        "deriver": row.deriver,
+        "system": row.system,
+        "ca": row.ca,
+        "signatures": " ".join(row.signatures),
+        "created_at": row.created_at,
+        "hidden_at": None,
+        "published_by": row.published_by,
+    }
+    hash_part = row.store_path.hash_part
+    same = (path.c.cache_id == cache_id) & (path.c.hash_part == hash_part)
+    if not connection.execute(update(path).where(same).values(**values)).rowcount:
+        connection.execute(insert(path).values(cache_id=cache_id, hash_part=hash_part, **values))
+
+
+def set_signatures(connection: Connection, path_id: int, signatures: Sequence[str]) -> None:
+    """Replace the signatures of a path."""
+    connection.execute(update(path).where(path.c.id == path_id).values(signatures=" ".join(signatures)))
+
+
+def load_externals(
+    connection: Connection, cache_id: int, hash_parts: Collection[HashPart]
+) -> dict[HashPart, ExternalRow]:
+    """The external rows of those of *hash_parts* that the cache has."""
+    found: dict[HashPart, ExternalRow] = {}
+    for batch in _batches(list(hash_parts)):
+        rows = connection.execute(
+            select(external).where(external.c.cache_id == cache_id, external.c.hash_part.in_(batch))
+        )
+        for row in rows:
+            found[row.hash_part] = ExternalRow(
+                store_path=StorePath(row.hash_part, row.name),
+                nar_hash=row.nar_hash,
+                nar_size=row.nar_size,
+                references=parse_references(row.references),
+                signature=row.signature,
+                upstream_id=row.upstream_id,
+            )
+    return found
+
+
+def add_external(connection: Connection, cache_id: int, row: ExternalRow, *, now: int) -> None:
+    """Add an external reference that the cache does not have yet."""
+    connection.execute(
+        insert(external).values(
+            cache_id=cache_id,
+            hash_part=row.store_path.hash_part,
+            name=row.store_path.name,
+            nar_hash=row.nar_hash,
+            nar_size=row.nar_size,
+            references=render_references(row.references),
+            signature=row.signature,
+            upstream_id=row.upstream_id,
+            created_at=now,
+        )
+    )
+
+
+def parse_references(text: str) -> tuple[StorePath, ...]:
+    """References as a column holds them."""
+    return tuple(StorePath.parse(base_name) for base_name in text.split())
+
+
+def render_references(references: Sequence[StorePath]) -> str:
+    """The inverse of `parse_references`."""
+    return " ".join(reference.base_name for reference in references)
+
+
+def _batches(values: Sequence[HashPart]) -> Iterator[Sequence[HashPart]]:
+    for start in range(0, len(values), _BATCH):
+        yield values[start : start + _BATCH]

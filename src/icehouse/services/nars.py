@@ -1,0 +1,427 @@
+"""NARs: registering one from a recipe, with its hash checked; opening one to serve it."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import structlog
+from sqlalchemy import Connection
+
+from icehouse.api.publish import NarBody, NarResult, NarsAnswer, NarsRequest
+from icehouse.db.caches import CacheRow
+from icehouse.db.chunks import ChunkRow, are_all_sound, load_chunks, quarantine
+from icehouse.db.engine import Database
+from icehouse.db.nars import NarRow, find_nar, find_nars, find_recipe, put_nar
+from icehouse.errors import Corrupt, IcehouseError, InvalidFormat, NotFound, TooLarge, Unavailable
+from icehouse.nix.hashes import parse_sha256, render_sha256
+from icehouse.rules.chunks import CHUNK_PARAMETERS, STORE_HASH_BYTES
+from icehouse.rules.frames import Frame, decode_frame, fill_in_hashes, prove_frame
+from icehouse.rules.recipes import Recipe, parse_recipe, render_recipe
+from icehouse.services.recent_chunks import RecentChunks
+from icehouse.services.workers import Workers
+from icehouse.storage.blobs import BlobStore
+from icehouse.storage.nars import NarFile, pack_key, places_of
+
+MAX_NARS: Final = 1000
+"""NARs of one request."""
+
+DEFAULT_MAX_NAR_BYTES: Final = 64 * 1024**3
+
+_READ_BYTES: Final = 2 * 1024 * 1024  # frames that are read from a pack at a time while a NAR is put together
+_LONG_NAR_BYTES: Final = 256 * 1024 * 1024  # takes a second or more
+_KEEP_RESULT_SECONDS: Final = 600  # of a long NAR, for the client to ask
+_NARS_AT_ONCE: Final = 4
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A NAR to register, with all that its checks and its assembly need."""
+
+    domain_id: int
+    nar_hash: bytes
+    nar_size: int
+    recipe: Recipe
+    chunks: Mapping[int, ChunkRow]
+    """At least those that the recipe names and the domain has."""
+    present: NarRow | None
+    """The NAR as it is stored already, with this very recipe."""
+    is_verification: bool
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the client asks again instead of waiting for the answer."""
+        return self.nar_size >= _LONG_NAR_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class _Keep:
+    """A NAR whose hash was checked. The row has no id yet."""
+
+    row: NarRow
+    recipe: Recipe
+
+
+class _DamagedError(IcehouseError):
+    """Frames that were proved once fail now."""
+
+    def __init__(self, rows: Sequence[ChunkRow]) -> None:
+        super().__init__(f"{len(rows)} stored chunks are damaged")
+        self.rows = rows
+
+
+class NarRegistry:
+    """The NARs of all domains."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        workers: Workers,
+        recent: RecentChunks,
+        clock: Callable[[], int],
+        *,
+        max_nar_bytes: int = DEFAULT_MAX_NAR_BYTES,
+    ) -> None:
+        """Join the parts. *clock* gives seconds since the epoch."""
+        self._database = database
+        self._blobs = blobs
+        self._workers = workers
+        self._recent = recent
+        self._clock = clock
+        self._max_nar_bytes = max_nar_bytes
+        self._at_once = asyncio.Semaphore(_NARS_AT_ONCE)
+        self._pending: dict[tuple[int, bytes], asyncio.Task[NarResult]] = {}
+        self._keeping = asyncio.Lock()
+        self._to_keep: list[tuple[_Keep, asyncio.Future[bool]]] = []
+
+    async def open_nar(self, nar_id: int) -> NarFile:
+        """The file of a NAR, to be served.
+
+        Raises:
+            NotFound: there is no such NAR.
+            Corrupt: its rows disagree.
+        """
+        return await self._database.read(partial(self._load_file, nar_id=nar_id))
+
+    def _load_file(self, connection: Connection, nar_id: int) -> NarFile:
+        row = find_nar(connection, nar_id)
+        body = find_recipe(connection, nar_id)
+        if row is None or body is None:
+            raise NotFound(f"there is no NAR {nar_id}")
+        recipe = _parse_stored_recipe(row, body)
+        chunks = load_chunks(connection, row.domain_id, recipe.runs)
+        if len(chunks) < len(set(_numbers(recipe))):
+            raise Corrupt(f"NAR {render_sha256(row.nar_hash)} names chunks that are not there")
+        return NarFile(self._blobs, row.domain_id, recipe, chunks)
+
+    async def register_nars(self, cache: CacheRow, request: NarsRequest) -> NarsAnswer:
+        """Check recipes, put each NAR together once, and keep those that give their hash.
+
+        A long NAR is answered as pending and goes on; `get_nar` tells its end.
+
+        Raises:
+            InvalidFormat: a hash or a recipe is broken.
+            TooLarge: too many NARs, or one that is too large.
+        """
+        if len(request.nars) > MAX_NARS:
+            raise TooLarge(f"{len(request.nars)} NARs; at most {MAX_NARS} fit one request")
+        if not request.nars:
+            return NarsAnswer([])
+        parsed = await self._workers.run(partial(self._parse, request))
+        orders = await self._database.read(
+            partial(_load_orders, domain_id=cache.domain_id, parsed=parsed, is_verification=request.verify)
+        )
+        tasks = [self._begin(order) for order in orders]
+        short = [task for task, order in zip(tasks, orders, strict=True) if not order.is_long]
+        if short:
+            await asyncio.wait(short)
+        return NarsAnswer(
+            [
+                task.result() if task.done() else NarResult(nar_hash=render_sha256(order.nar_hash), state="pending")
+                for task, order in zip(tasks, orders, strict=True)
+            ]
+        )
+
+    async def get_nar(self, cache: CacheRow, nar_hash: bytes) -> NarResult:
+        """What became of a NAR that was pending, or whether the domain has it.
+
+        Raises:
+            NotFound: it is neither stored nor pending; register it (again).
+        """
+        task = self._pending.get((cache.domain_id, nar_hash))
+        if task is not None:
+            if not task.done():
+                return NarResult(nar_hash=render_sha256(nar_hash), state="pending")
+            self._pending.pop((cache.domain_id, nar_hash), None)
+            return task.result()
+        found = await self._database.read(partial(find_nars, domain_id=cache.domain_id, nar_hashes=[nar_hash]))
+        if nar_hash not in found:
+            raise NotFound(f"NAR {render_sha256(nar_hash)} is not stored here")
+        return _stored(found[nar_hash])
+
+    async def close(self) -> None:
+        """Stop what is pending; clients register it again."""
+        tasks = list(self._pending.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _parse(self, request: NarsRequest) -> list[tuple[bytes, NarBody, Recipe]]:
+        parsed: list[tuple[bytes, NarBody, Recipe]] = []
+        for body in request.nars:
+            if not 0 < body.nar_size <= self._max_nar_bytes:
+                raise TooLarge(f"NAR {body.nar_hash} of {body.nar_size} bytes; 1 to {self._max_nar_bytes} are accepted")
+            recipe = parse_recipe(body.recipe, max_chunks=_max_chunks(body.nar_size))
+            parsed.append((parse_sha256(body.nar_hash), body, recipe))
+        return parsed
+
+    def _begin(self, order: _Order) -> asyncio.Task[NarResult]:
+        key = (order.domain_id, order.nar_hash)
+        running = self._pending.get(key)
+        if running is not None and not running.done():
+            return running  # the same NAR, sent twice: one of them does the work
+        task = self._pending[key] = asyncio.create_task(self._register(order))
+        delay = _KEEP_RESULT_SECONDS if order.is_long else 0
+        loop = asyncio.get_running_loop()
+        task.add_done_callback(lambda done: loop.call_later(delay, self._forget, key, done))
+        return task
+
+    def _forget(self, key: tuple[int, bytes], task: asyncio.Task[NarResult]) -> None:
+        if self._pending.get(key) is task:
+            del self._pending[key]
+
+    async def _register(self, order: _Order) -> NarResult:
+        text = render_sha256(order.nar_hash)
+        try:
+            async with self._at_once:
+                missing = await self._workers.run(partial(_check_counts, order))
+                if missing:
+                    return NarResult(nar_hash=text, state="missing-chunks", missing=b"".join(missing))
+                if order.present is not None and not order.is_verification:
+                    return _stored(order.present)
+                assembly = await self._workers.run(partial(_Assembly, order, self._blobs, self._recent))
+        except _DamagedError as exc:
+            _log.error("stored chunks are damaged", nar=text, chunks=[row.identity.hex() for row in exc.rows])
+            numbers = [row.number for row in exc.rows]
+            await self._database.write(partial(quarantine, numbers=numbers, now=self._clock()))
+            return NarResult(nar_hash=text, state="missing-chunks", missing=b"".join(row.identity for row in exc.rows))
+        except InvalidFormat as exc:
+            return NarResult(nar_hash=text, state="refused", reason=str(exc))
+        row = NarRow(0, order.domain_id, order.nar_hash, order.nar_size, assembly.file_hash, assembly.file_size)
+        if not await self._keep(_Keep(row, order.recipe)):
+            reason = "chunks of this NAR went away meanwhile; ask which are missing, and send its recipe again"
+            return NarResult(nar_hash=text, state="refused", reason=reason)
+        return _stored(row)
+
+    async def _keep(self, nar: _Keep) -> bool:
+        """Make rows of a NAR; False if its chunks are gone. NARs that come while another transaction runs share one."""
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._to_keep.append((nar, done))
+        async with self._keeping:
+            batch, self._to_keep = self._to_keep, []
+            if batch:
+                nars = [waiting for waiting, _ in batch]
+                try:
+                    kept = await self._database.write(partial(_keep_all, nars=nars, now=self._clock()))
+                except BaseException as exc:
+                    for _, waiting in batch:
+                        waiting.set_exception(exc if isinstance(exc, Exception) else Unavailable("the server stops"))
+                    if not isinstance(exc, Exception):
+                        raise
+                else:
+                    for (_, waiting), is_kept in zip(batch, kept, strict=True):
+                        waiting.set_result(is_kept)
+        return await done
+
+
+class _Assembly:
+    """Puts a NAR together once, in a worker thread: reads, decodes, hashes. Memory: one read and one chunk."""
+
+    def __init__(self, order: _Order, blobs: BlobStore, recent: RecentChunks) -> None:
+        """Do it all.
+
+        Raises:
+            InvalidFormat: the recipe does not give the hash, and every frame is sound.
+            _DamagedError: frames are damaged.
+        """
+        self._order = order
+        self._blobs = blobs
+        self._recent = recent
+        file_hasher = hashlib.sha256()
+        nar_hasher = hashlib.sha256()
+        self.file_size = 0
+        damaged: list[ChunkRow] = []
+        patch_start = 0
+        hashes, patches = order.recipe.hashes, order.recipe.patches
+        for row, data in self._read_frames(damaged):
+            places = places_of(row)
+            count = len(places.positions)
+            filled = [hashes[index] for index in patches[patch_start : patch_start + count]]
+            patch_start += count
+            try:
+                raw = self._decode(row, data)
+            except InvalidFormat:
+                damaged.append(row)
+                continue
+            nar_hasher.update(fill_in_hashes(raw, places.positions, filled))
+            file_hasher.update(fill_in_hashes(data, places.patch_offsets, filled))
+            self.file_size += len(data)
+        if not damaged and nar_hasher.digest() != order.nar_hash:
+            unsound = [row for row, data in self._read_frames(damaged) if not _is_sound(row, data)]
+            damaged.extend(unsound)
+            if not damaged:
+                raise InvalidFormat(
+                    f"the recipe gives the NAR hash {render_sha256(nar_hasher.digest())},"
+                    f" not {render_sha256(order.nar_hash)}"
+                )
+        if damaged:
+            raise _DamagedError(list({row.number: row for row in damaged}.values()))
+        self.file_hash = file_hasher.digest()
+
+    def _decode(self, row: ChunkRow, data: bytes) -> bytes:
+        if self._order.is_verification:
+            return _prove(row, data)
+        raw = self._recent.find(row.identity)
+        places = places_of(row)
+        frame = Frame(data, places.patch_offsets, is_split=places.is_split)
+        return decode_frame(frame, row.raw_bytes) if raw is None else raw
+
+    def _read_frames(self, damaged: list[ChunkRow]) -> "Iterator[tuple[ChunkRow, bytes]]":
+        """All frames in order, several in one read where they stand together. Unreadable ones go to *damaged*."""
+        group: list[ChunkRow] = []
+        for number in _numbers(self._order.recipe):
+            row = self._order.chunks[number]
+            if group and (not _follows(group[-1], row) or _extent(group) >= _READ_BYTES):
+                yield from self._read_group(group, damaged)
+                group = []
+            group.append(row)
+        yield from self._read_group(group, damaged)
+
+    def _read_group(self, group: Sequence[ChunkRow], damaged: list[ChunkRow]) -> "Iterator[tuple[ChunkRow, bytes]]":
+        first = group[0]
+        buffer = bytearray(_extent(group))
+        key = pack_key(self._order.domain_id, first.pack_name)
+        try:
+            self._blobs.read_into(key, first.pack_offset, memoryview(buffer))
+        except (NotFound, Corrupt):
+            if len(group) == 1:
+                damaged.append(first)
+            else:
+                for row in group:
+                    yield from self._read_group([row], damaged)
+            return
+        view = memoryview(buffer)
+        for row in group:
+            start = row.pack_offset - first.pack_offset
+            yield row, bytes(view[start : start + row.stored_bytes])
+
+
+def _load_orders(
+    connection: Connection, domain_id: int, parsed: Sequence[tuple[bytes, NarBody, Recipe]], *, is_verification: bool
+) -> list[_Order]:
+    chunks = load_chunks(connection, domain_id, [run for _, _, recipe in parsed for run in recipe.runs])
+    present = find_nars(connection, domain_id, [nar_hash for nar_hash, _, _ in parsed])
+    orders: list[_Order] = []
+    for nar_hash, body, recipe in parsed:
+        row = present.get(nar_hash)
+        if row is not None and find_recipe(connection, row.id) != body.recipe:
+            row = None
+        orders.append(_Order(domain_id, nar_hash, body.nar_size, recipe, chunks, row, is_verification))
+    return orders
+
+
+def _keep_all(connection: Connection, nars: Sequence[_Keep], now: int) -> list[bool]:
+    """The transaction that keeps NARs. Their chunks must still be there, and sound."""
+    kept: list[bool] = []
+    for nar in nars:
+        is_whole = are_all_sound(connection, nar.row.domain_id, nar.recipe.runs)
+        if is_whole:
+            put_nar(
+                connection,
+                domain_id=nar.row.domain_id,
+                nar_hash=nar.row.nar_hash,
+                nar_size=nar.row.nar_size,
+                file_hash=nar.row.file_hash,
+                file_size=nar.row.file_size,
+                recipe_body=render_recipe(nar.recipe),
+                now=now,
+            )
+        kept.append(is_whole)
+    return kept
+
+
+def _max_chunks(nar_size: int) -> int:
+    """A chunk that is not the NAR's last has at least the least size of a cut, less what a moved cut takes away."""
+    return nar_size // (CHUNK_PARAMETERS.min_bytes - STORE_HASH_BYTES) + 1
+
+
+def _numbers(recipe: Recipe) -> "Iterator[int]":
+    for run in recipe.runs:
+        yield from range(run.first, run.first + run.count)
+
+
+def _check_counts(order: _Order) -> list[bytes]:
+    """Compare the recipe with the rows, before any work.
+
+    Returns:
+        The identities of chunks that are quarantined.
+
+    Raises:
+        InvalidFormat: a number is not of this domain, or the sizes or the counts do not add up.
+    """
+    nar_size = patch_count = 0
+    missing: dict[bytes, None] = {}
+    counts: dict[int, int] = {}
+    for number in _numbers(order.recipe):
+        row = order.chunks.get(number)
+        if row is None:
+            raise InvalidFormat(f"recipe: there is no chunk {number}")
+        if not row.is_sound:
+            missing[row.identity] = None
+        nar_size += row.raw_bytes
+        if number not in counts:
+            counts[number] = len(places_of(row).positions)
+        patch_count += counts[number]
+    if nar_size != order.nar_size:
+        raise InvalidFormat(f"recipe: its chunks have {nar_size} bytes; the NAR has {order.nar_size}")
+    if patch_count != len(order.recipe.patches):
+        raise InvalidFormat(f"recipe: {len(order.recipe.patches)} patches; its chunks have {patch_count} places")
+    return list(missing)
+
+
+def _parse_stored_recipe(row: NarRow, body: bytes) -> Recipe:
+    try:
+        return parse_recipe(body, max_chunks=_max_chunks(row.nar_size))
+    except InvalidFormat as exc:
+        raise Corrupt(f"the recipe of NAR {render_sha256(row.nar_hash)}: {exc}") from exc
+
+
+def _follows(last: ChunkRow, row: ChunkRow) -> bool:
+    return row.pack_name == last.pack_name and row.pack_offset == last.pack_offset + last.stored_bytes
+
+
+def _extent(group: Sequence[ChunkRow]) -> int:
+    return group[-1].pack_offset + group[-1].stored_bytes - group[0].pack_offset
+
+
+def _prove(row: ChunkRow, data: bytes) -> bytes:
+    places = places_of(row)
+    frame = Frame(data, places.patch_offsets, is_split=places.is_split)
+    return prove_frame(frame, row.raw_bytes, places.positions, row.identity)
+
+
+def _is_sound(row: ChunkRow, data: bytes) -> bool:
+    try:
+        _prove(row, data)
+    except InvalidFormat:
+        return False
+    return True
+
+
+def _stored(row: NarRow) -> NarResult:
+    return NarResult(nar_hash=render_sha256(row.nar_hash), state="stored", file_size=row.file_size)

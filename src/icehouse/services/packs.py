@@ -1,0 +1,212 @@
+"""Receiving a pack: frames are proved while they arrive, and those that were unknown become a pack of ours."""
+
+import asyncio
+import struct
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from blake3 import blake3
+
+from icehouse.api.publish import ChunksMissingAnswer, ChunksMissingRequest, PackAnswer
+from icehouse.db.caches import CacheRow
+from icehouse.db.chunks import add_pack, find_numbers
+from icehouse.db.engine import Database
+from icehouse.errors import InvalidFormat, TooLarge
+from icehouse.rules.chunks import IDENTITY_BYTES
+from icehouse.rules.frames import Frame, prove_frame
+from icehouse.rules.packs import MAX_INDEX_BYTES, PackEntry, parse_index, render_pack_end
+from icehouse.services.recent_chunks import RecentChunks
+from icehouse.services.workers import Workers
+from icehouse.storage.blobs import BlobStore, BlobWriter
+from icehouse.storage.nars import pack_key
+
+MAX_IDENTITIES: Final = 65_536
+"""Identities of one question."""
+
+_LENGTH: Final = struct.Struct("<I")
+_BATCH_BYTES: Final = 2 * 1024 * 1024  # frames that one thread proves at a time
+_BATCHES_AT_ONCE: Final = 3  # of one upload: enough to keep two processors busy
+
+
+class PackReceiver:
+    """Answers which chunks are missing, and takes them."""
+
+    def __init__(
+        self, database: Database, blobs: BlobStore, workers: Workers, recent: RecentChunks, clock: Callable[[], int]
+    ) -> None:
+        """Join the parts. *clock* gives seconds since the epoch."""
+        self._database = database
+        self._blobs = blobs
+        self._workers = workers
+        self._recent = recent
+        self._clock = clock
+
+    async def find_missing_chunks(self, cache: CacheRow, request: ChunksMissingRequest) -> ChunksMissingAnswer:
+        """Which of the identities the cache's domain has. A pure read.
+
+        Raises:
+            InvalidFormat: the identities are no multiple of 32 bytes.
+            TooLarge: more than `MAX_IDENTITIES`.
+        """
+        count, rest = divmod(len(request.identities), IDENTITY_BYTES)
+        if rest:
+            raise InvalidFormat(f"identities: {len(request.identities)} bytes are no multiple of {IDENTITY_BYTES}")
+        if count > MAX_IDENTITIES:
+            raise TooLarge(f"{count} identities; at most {MAX_IDENTITIES} fit one request")
+        data = request.identities
+        identities = [data[at : at + IDENTITY_BYTES] for at in range(0, len(data), IDENTITY_BYTES)]
+        found = await self._database.read(partial(find_numbers, domain_id=cache.domain_id, identities=set(identities)))
+        known = bytearray((count + 7) // 8)
+        numbers: list[int] = []
+        for index, identity in enumerate(identities):
+            number = found.get(identity)
+            if number is not None:
+                known[index >> 3] |= 1 << (index & 7)
+                numbers.append(number)
+        return ChunksMissingAnswer(bytes(known), numbers)
+
+    async def receive_pack(self, cache: CacheRow, body: AsyncIterator[bytes]) -> PackAnswer:
+        """Take an upload: the index's length (u32le), the index, then its frames back to back.
+
+        Every frame that was not known is proved; those become one durable pack, and then rows. A repeated upload finds
+        everything known and stores nothing.
+
+        Raises:
+            InvalidFormat: the index is broken, a frame fails its proof, or the body is shorter or longer than said.
+            TooLarge: a limit of `rules.packs` is exceeded.
+            OverQuota: the disk is full.
+        """
+        reader = _BodyReader(body)
+        index_bytes = _LENGTH.unpack(await reader.take(_LENGTH.size))[0]
+        if index_bytes > MAX_INDEX_BYTES:
+            raise TooLarge(f"an index of {index_bytes} bytes; at most {MAX_INDEX_BYTES} are accepted")
+        index = await reader.take(index_bytes)
+        entries = await self._workers.run(partial(parse_index, index))
+        identities = [entry.identity for entry in entries]
+        known = await self._database.read(partial(find_numbers, domain_id=cache.domain_id, identities=identities))
+        upload = _Upload(await self._workers.run(self._blobs.create), self._recent)
+        try:
+            await self._prove_and_write(reader, entries, known, upload)
+            await reader.expect_end()
+            if not upload.entries:
+                return PackAnswer([known[identity] for identity in identities], 0)
+            numbers = known | await self._publish(cache.domain_id, upload)
+        finally:
+            await self._workers.run(upload.writer.abort)
+        return PackAnswer([numbers[identity] for identity in identities], upload.size_bytes)
+
+    async def _prove_and_write(
+        self, reader: "_BodyReader", entries: Sequence[PackEntry], known: Mapping[bytes, int], upload: "_Upload"
+    ) -> None:
+        """Read all frames; prove unknown ones in several threads, and write them in their order."""
+        proofs: deque[asyncio.Task[list[Frame]]] = deque()
+        batches: deque[list[PackEntry]] = deque()
+        try:
+            for batch in _batches(entries):
+                frames = [await reader.take(entry.stored_bytes) for entry in batch]
+                unknown = [
+                    (entry, data) for entry, data in zip(batch, frames, strict=True) if entry.identity not in known
+                ]
+                if unknown:
+                    proofs.append(asyncio.create_task(self._workers.run(partial(upload.prove, unknown))))
+                    batches.append([entry for entry, _ in unknown])
+                while proofs and (len(proofs) == _BATCHES_AT_ONCE or entries[-1] is batch[-1]):
+                    await self._workers.run(partial(upload.write, batches.popleft(), await proofs.popleft()))
+        finally:
+            for proof in proofs:
+                proof.cancel()
+            await asyncio.gather(*proofs, return_exceptions=True)
+
+    async def _publish(self, domain_id: int, upload: "_Upload") -> dict[bytes, int]:
+        """Bytes, then rows."""
+        name = await self._workers.run(upload.finish)
+        await self._workers.run(partial(upload.writer.commit, pack_key(domain_id, name)))
+        return await self._database.write(
+            lambda connection: add_pack(
+                connection, domain_id, name, upload.size_bytes, upload.entries, now=self._clock()
+            )
+        )
+
+
+class _Upload:
+    """The pack in the making. Its methods run in worker threads, `write` and `finish` one at a time."""
+
+    def __init__(self, writer: BlobWriter, recent: RecentChunks) -> None:
+        self.writer = writer
+        self.entries: list[PackEntry] = []
+        self.size_bytes = 0
+        self._recent = recent
+        self._hasher = blake3()
+
+    def prove(self, batch: Sequence[tuple[PackEntry, bytes]]) -> list[Frame]:
+        """Check frames, and keep their chunks for the NARs that follow."""
+        frames: list[Frame] = []
+        for entry, data in batch:
+            places = entry.places
+            frame = Frame(data, places.patch_offsets, is_split=places.is_split)
+            raw = prove_frame(frame, entry.raw_bytes, places.positions, entry.identity)
+            self._recent.put(entry.identity, raw)
+            frames.append(frame)
+        return frames
+
+    def write(self, entries: Sequence[PackEntry], frames: Sequence[Frame]) -> None:
+        """Append frames that were proved."""
+        self.entries.extend(entries)
+        self._append(b"".join(frame.data for frame in frames))
+
+    def finish(self) -> bytes:
+        """Append the index; give the pack's name."""
+        self._append(render_pack_end(self.entries))
+        return self._hasher.digest()
+
+    def _append(self, data: bytes) -> None:
+        self._hasher.update(data)
+        self.writer.write(data)
+        self.size_bytes += len(data)
+
+
+class _BodyReader:
+    """Takes exact numbers of bytes from a request's body."""
+
+    def __init__(self, body: AsyncIterator[bytes]) -> None:
+        self._body = aiter(body)
+        self._buffer = bytearray()
+        self._offset = 0
+
+    async def take(self, size: int) -> bytes:
+        """The next *size* bytes, which the caller has bounded."""
+        while len(self._buffer) < size:
+            piece = await anext(self._body, None)
+            if piece is None:
+                raise InvalidFormat(
+                    f"the body ends after {self._offset + len(self._buffer)} bytes, where {size} more were announced"
+                )
+            self._buffer += piece
+        taken = bytes(memoryview(self._buffer)[:size])
+        del self._buffer[:size]
+        self._offset += size
+        return taken
+
+    async def expect_end(self) -> None:
+        """Check that nothing follows."""
+        while not self._buffer:
+            piece = await anext(self._body, None)
+            if piece is None:
+                return
+            self._buffer += piece
+        raise InvalidFormat(f"the body goes on after the {self._offset} bytes that its index announces")
+
+
+def _batches(entries: Sequence[PackEntry]) -> Iterator[list[PackEntry]]:
+    batch: list[PackEntry] = []
+    size = 0
+    for entry in entries:
+        batch.append(entry)
+        size += entry.stored_bytes
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

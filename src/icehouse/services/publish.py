@@ -1,0 +1,375 @@
+"""Publishing: paths become visible, all of a batch together, when their closure is complete."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol
+
+from blake3 import blake3
+from sqlalchemy import Connection
+
+from icehouse.api.publish import MissingAnswer, MissingRequest, PathBody, PathsAnswer, PathsRequest, RefusedPath
+from icehouse.db.caches import CacheRow, UpstreamRow, list_upstreams
+from icehouse.db.chunks import load_chunks
+from icehouse.db.engine import Database
+from icehouse.db.nars import NarRow, find_nars, find_recipe
+from icehouse.db.paths import (
+    ExternalRow,
+    PathRow,
+    add_external,
+    find_visible,
+    load_externals,
+    load_paths,
+    put_path,
+    render_references,
+    set_signatures,
+)
+from icehouse.errors import Conflict, InvalidFormat, TooLarge
+from icehouse.nix import nix32
+from icehouse.nix.content_address import ContentAddress, fits
+from icehouse.nix.hashes import parse_sha256
+from icehouse.nix.signing import PublicKey, SecretKey, Signature, fingerprint
+from icehouse.nix.store_paths import HashPart, StorePath, parse_hash_part
+from icehouse.rules.closures import (
+    MAX_SIGNATURES,
+    PathRecord,
+    PublishFacts,
+    PublishPlan,
+    VisiblePath,
+    merge_signatures,
+    plan_publish,
+)
+from icehouse.rules.journal import JournalEntry, JournalExternal, JournalNar, JournalPath, render_journal_entry
+from icehouse.rules.recipes import parse_recipe
+from icehouse.rules.varints import encode_varints
+from icehouse.services.workers import Workers
+from icehouse.storage.blobs import BlobKey, BlobStore
+
+MAX_HASH_PARTS: Final = 10_000
+MAX_PATHS: Final = 2_000
+MAX_REFERENCES: Final = 10_000
+"""References of one path. The largest in nixpkgs have some thousands."""
+
+
+class SecretKeys(Protocol):
+    """Where the signing keys of caches come from."""
+
+    async def secret_keys(self, cache_id: int) -> tuple[SecretKey, ...]:
+        """The keys that sign what this cache publishes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A request, parsed, and its externals with the evidence checked."""
+
+    records: tuple[PathRecord, ...]
+    externals: tuple[tuple[ExternalRow, str], ...]
+    """With the URL of the upstream."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What the database says about a batch, as rows and as facts."""
+
+    facts: PublishFacts
+    paths: Mapping[HashPart, PathRow]
+    nars: Mapping[bytes, NarRow]
+
+
+class Publisher:
+    """Says which paths are missing, and publishes them."""
+
+    def __init__(
+        self, database: Database, blobs: BlobStore, workers: Workers, keys: SecretKeys, clock: Callable[[], int]
+    ) -> None:
+        """Join the parts. *clock* gives seconds since the epoch."""
+        self._database = database
+        self._blobs = blobs
+        self._workers = workers
+        self._keys = keys
+        self._clock = clock
+
+    async def find_missing(self, cache: CacheRow, request: MissingRequest) -> MissingAnswer:
+        """Which of the hash parts are not visible in the cache. A pure read.
+
+        Raises:
+            InvalidFormat: one is no hash part.
+            TooLarge: more than `MAX_HASH_PARTS`.
+        """
+        if len(request.hash_parts) > MAX_HASH_PARTS:
+            raise TooLarge(f"{len(request.hash_parts)} hash parts; at most {MAX_HASH_PARTS} fit one request")
+        asked = [parse_hash_part(text) for text in request.hash_parts]
+        visible = await self._database.read(partial(find_visible, cache_id=cache.id, hash_parts=asked))
+        return MissingAnswer([hash_part for hash_part in asked if hash_part not in visible])
+
+    async def publish_paths(self, cache: CacheRow, request: PathsRequest, *, token_id: int | None) -> PathsAnswer:
+        """Make paths visible together, or none of them. Repeating it changes nothing.
+
+        The order: decide, sign, write the journal, and then one transaction that decides again and shows the paths.
+
+        Raises:
+            InvalidFormat: a field is broken, or a CA does not fit its path.
+            TooLarge: a limit is exceeded.
+            Conflict: what was decided upon changed meanwhile, twice; ask again.
+        """
+        if len(request.paths) > MAX_PATHS or len(request.externals) > MAX_PATHS:
+            raise TooLarge(f"{len(request.paths)} paths and {len(request.externals)} externals; {MAX_PATHS} each fit")
+        upstreams = await self._database.read(partial(list_upstreams, cache_id=cache.id))
+        keys = await self._keys.secret_keys(cache.id)
+        batch = await self._workers.run(partial(_parse_batch, request, cache, upstreams))
+        own_keys = [key.public_key for key in keys]
+        known_keys = [*own_keys, *(key for upstream in upstreams for key in upstream.public_keys)]
+        for _ in range(2):
+            loaded = await self._database.read(partial(_load, cache=cache, batch=batch))
+            plan = plan_publish(batch.records, loaded.facts)
+            if plan.refused:
+                return _refusal(plan)
+            now = self._clock()
+            rows = await self._workers.run(
+                partial(_make_rows, cache, plan, loaded, keys, known_keys, now=now, token_id=token_id)
+            )
+            if plan.publish or batch.externals:
+                await self._write_journal(cache, batch, rows, now=now, token_id=token_id)
+            act = partial(_publish, cache=cache, batch=batch, plan=plan, rows=rows, known_keys=known_keys, now=now)
+            if await self._database.write(act):
+                return PathsAnswer(
+                    published=[record.store_path.base_name for record in plan.publish],
+                    merged=[record.store_path.base_name for record in plan.merge],
+                    refused=[],
+                )
+        raise Conflict("another request changed these paths at the same time; repeat yours")
+
+    async def _write_journal(
+        self,
+        cache: CacheRow,
+        batch: _Batch,
+        rows: Sequence[PathRow],
+        *,
+        now: int,
+        token_id: int | None,
+    ) -> None:
+        nars = await self._database.read(
+            partial(_journal_nars, domain_id=cache.domain_id, nar_hashes=sorted({row.nar_hash for row in rows}))
+        )
+        entry = JournalEntry(
+            cache=cache.name,
+            store_dir=str(cache.store_dir),
+            is_public=cache.is_public,
+            created_at=now,
+            published_by=token_id,
+            nars=nars,
+            paths=[_journal_path(row) for row in rows],
+            externals=[_journal_external(row, url) for row, url in batch.externals],
+        )
+        data = await self._workers.run(partial(render_journal_entry, entry))
+        key = BlobKey(f"journal/{cache.domain_id}/{now}-{blake3(data).hexdigest()[:32]}")
+        await self._workers.run(partial(self._blobs.put, key, data))
+
+
+def _parse_batch(request: PathsRequest, cache: CacheRow, upstreams: Sequence[UpstreamRow]) -> _Batch:
+    records = tuple(_parse_path(body, cache) for body in request.paths)
+    externals: list[tuple[ExternalRow, str]] = []
+    for body in request.externals:
+        record = _parse_path(body, cache)
+        text = fingerprint(record, cache.store_dir)
+        evidence = _find_evidence(record.signatures, text, upstreams)
+        if evidence is None:
+            raise InvalidFormat(f"external {body.store_path}: no signature by a key of an upstream of this cache")
+        upstream, signature = evidence
+        row = ExternalRow(
+            record.store_path,
+            record.nar_hash,
+            record.nar_size,
+            record.references,
+            signature.render(),
+            upstream.id,
+        )
+        externals.append((row, upstream.url))
+    return _Batch(records, tuple(externals))
+
+
+def _parse_path(body: PathBody, cache: CacheRow) -> PathRecord:
+    store_path = StorePath.parse(body.store_path)
+    if len(body.references) > MAX_REFERENCES:
+        raise TooLarge(f"{body.store_path}: {len(body.references)} references; at most {MAX_REFERENCES} are accepted")
+    if len(body.signatures) > MAX_SIGNATURES:
+        raise TooLarge(f"{body.store_path}: {len(body.signatures)} signatures; at most {MAX_SIGNATURES} are accepted")
+    if body.nar_size <= 0:
+        raise InvalidFormat(f"{body.store_path}: a NAR of {body.nar_size} bytes")
+    if body.system is not None and (not body.system.isprintable() or " " in body.system or len(body.system) > 64):  # noqa: PLR2004 - generous
+        raise InvalidFormat(f"{body.store_path}: {body.system!r} is no system")
+    references = tuple(sorted({StorePath.parse(reference) for reference in body.references}))
+    ca = None if not body.ca else ContentAddress.parse(body.ca)
+    if ca is not None and not fits(ca, store_path, references, cache.store_dir):
+        raise InvalidFormat(f"{body.store_path}: the CA {body.ca} gives another store path; every Nix aborts on that")
+    return PathRecord(
+        store_path,
+        parse_sha256(body.nar_hash),
+        body.nar_size,
+        references,
+        None if not body.deriver else StorePath.parse(body.deriver),
+        body.system or None,
+        ca,
+        tuple(Signature.parse(signature) for signature in body.signatures),
+    )
+
+
+def _find_evidence(
+    signatures: Iterable[Signature], text: bytes, upstreams: Sequence[UpstreamRow]
+) -> tuple[UpstreamRow, Signature] | None:
+    for signature in signatures:
+        for upstream in upstreams:
+            if any(key.verify(text, signature) for key in upstream.public_keys):
+                return upstream, signature
+    return None
+
+
+def _load(connection: Connection, cache: CacheRow, batch: _Batch) -> _Loaded:
+    """What the decision needs, as the database has it now."""
+    wanted = {record.store_path.hash_part for record in batch.records}
+    wanted |= {reference.hash_part for record in batch.records for reference in record.references}
+    paths = load_paths(connection, cache.id, wanted)
+    visible = {
+        hash_part: VisiblePath(row.store_path, row.nar_hash, row.references)
+        for hash_part, row in paths.items()
+        if row.hidden_at is None
+    }
+    externals = {hash_part: row.store_path for hash_part, row in load_externals(connection, cache.id, wanted).items()}
+    externals |= {row.store_path.hash_part: row.store_path for row, _ in batch.externals}
+    nars = find_nars(connection, cache.domain_id, {record.nar_hash for record in batch.records})
+    sizes = {nar_hash: row.nar_size for nar_hash, row in nars.items()}
+    return _Loaded(PublishFacts(visible, externals, sizes), paths, nars)
+
+
+def _make_rows(
+    cache: CacheRow,
+    plan: PublishPlan,
+    loaded: _Loaded,
+    keys: Sequence[SecretKey],
+    known_keys: Sequence[PublicKey],
+    *,
+    now: int,
+    token_id: int | None,
+) -> list[PathRow]:
+    """The rows of what is published, signed."""
+    rows: list[PathRow] = []
+    for record in plan.publish:
+        text = fingerprint(record, cache.store_dir)
+        ours = [key.sign(text) for key in keys]
+        theirs = [signature for signature in record.signatures if _is_credible(signature, text, known_keys)]
+        nar = loaded.nars[record.nar_hash]
+        rows.append(
+            PathRow(
+                id=0,
+                store_path=record.store_path,
+                nar_hash=record.nar_hash,
+                nar_size=record.nar_size,
+                file_hash=nix32.encode(nar.file_hash),
+                file_size=nar.file_size,
+                references=record.references,
+                deriver=None if record.deriver is None else record.deriver.base_name,
+                system=record.system,
+                ca=None if record.ca is None else record.ca.render(),
+                signatures=tuple(signature.render() for signature in merge_signatures(ours, theirs)),
+                created_at=now,
+                hidden_at=None,
+                published_by=token_id,
+            )
+        )
+    return rows
+
+
+def _is_credible(signature: Signature, text: bytes, known_keys: Sequence[PublicKey]) -> bool:
+    """False for one under the name of a known key that this key did not make. Of other keys we cannot say."""
+    same_name = [key for key in known_keys if key.key_name == signature.key_name]
+    return not same_name or any(key.verify(text, signature) for key in same_name)
+
+
+def _publish(
+    connection: Connection,
+    cache: CacheRow,
+    batch: _Batch,
+    plan: PublishPlan,
+    rows: Sequence[PathRow],
+    known_keys: Sequence[PublicKey],
+    now: int,
+) -> bool:
+    """The transaction. False, and nothing changed, if the database does not lead to the same plan any more."""
+    loaded = _load(connection, cache, batch)
+    if plan_publish(batch.records, loaded.facts) != plan:
+        return False
+    there = load_externals(connection, cache.id, {row.store_path.hash_part for row, _ in batch.externals})
+    added: set[HashPart] = set(there)
+    for row, _ in batch.externals:
+        if row.store_path.hash_part not in added:
+            add_external(connection, cache.id, row, now=now)
+            added.add(row.store_path.hash_part)
+    for row in rows:
+        put_path(connection, cache.id, loaded.nars[row.nar_hash].id, row)
+    for record in plan.merge:
+        _merge(connection, loaded.paths[record.store_path.hash_part], record, cache, known_keys)
+    return True
+
+
+def _merge(
+    connection: Connection, row: PathRow, record: PathRecord, cache: CacheRow, known_keys: Sequence[PublicKey]
+) -> None:
+    """Add signatures by keys that the cache knows."""
+    text = fingerprint(record, cache.store_dir)
+    known = [signature for signature in record.signatures if any(key.verify(text, signature) for key in known_keys)]
+    merged = merge_signatures([Signature.parse(signature) for signature in row.signatures], known)
+    signatures = [signature.render() for signature in merged]
+    if signatures != list(row.signatures):
+        set_signatures(connection, row.id, signatures)
+
+
+def _refusal(plan: PublishPlan) -> PathsAnswer:
+    refused = [RefusedPath(store_path.base_name, reason) for store_path, reason in plan.refused]
+    return PathsAnswer(published=[], merged=[], refused=refused)
+
+
+def _journal_nars(connection: Connection, domain_id: int, nar_hashes: Sequence[bytes]) -> list[JournalNar]:
+    nars: list[JournalNar] = []
+    for nar_hash, row in find_nars(connection, domain_id, nar_hashes).items():
+        body = find_recipe(connection, row.id)
+        if body is None:
+            continue
+        recipe = parse_recipe(body, max_chunks=row.nar_size)
+        chunks = load_chunks(connection, domain_id, recipe.runs)
+        numbers = (number for run in recipe.runs for number in range(run.first, run.first + run.count))
+        nars.append(
+            JournalNar(
+                nar_hash=nar_hash,
+                nar_size=row.nar_size,
+                file_hash=row.file_hash,
+                file_size=row.file_size,
+                chunks=b"".join(chunks[number].identity for number in numbers),
+                hashes=b"".join(recipe.hashes).decode(),
+                patches=encode_varints(recipe.patches),
+            )
+        )
+    return nars
+
+
+def _journal_path(row: PathRow) -> JournalPath:
+    return JournalPath(
+        store_path=row.store_path.base_name,
+        nar_hash=row.nar_hash,
+        references=render_references(row.references),
+        signatures=" ".join(row.signatures),
+        deriver=row.deriver,
+        system=row.system,
+        ca=row.ca,
+    )
+
+
+def _journal_external(row: ExternalRow, url: str) -> JournalExternal:
+    return JournalExternal(
+        store_path=row.store_path.base_name,
+        nar_hash=row.nar_hash,
+        nar_size=row.nar_size,
+        references=render_references(row.references),
+        signature=row.signature,
+        upstream=url,
+    )

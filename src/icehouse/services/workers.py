@@ -1,0 +1,41 @@
+"""Threads for what takes the processor or waits for the disk: proving, decoding, hashing, writing."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Workers:
+    """A fixed number of threads, shared by all requests. More work than threads waits its turn."""
+
+    def __init__(self, count: int | None = None) -> None:
+        """Use *count* threads; if not said, two more than processors, since some wait for the disk."""
+        self._pool = ThreadPoolExecutor(count or (os.cpu_count() or 1) + 2, thread_name_prefix="worker")
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Carry out *work* in a thread.
+
+        If the caller is cancelled, work that has not begun is dropped; for the end of work that has begun is waited,
+        so that the caller may then tear down what it uses.
+        """
+        future = self._pool.submit(work)
+        waiting = asyncio.wrap_future(future)
+        try:
+            await asyncio.wait([waiting])
+        except asyncio.CancelledError:
+            if not future.cancel():
+                while not waiting.done():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.wait([waiting])
+                waiting.exception()  # Seen: nobody is left who could be told.
+            raise
+        return waiting.result()
+
+    def close(self) -> None:
+        """Wait for what was begun; drop the rest."""
+        self._pool.shutdown(cancel_futures=True)
