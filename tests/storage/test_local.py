@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -149,6 +151,58 @@ def test_deleted_blob_frees_its_bytes(tmp_path: Path) -> None:
     assert read(store, KEY) == b"abc"
     store.delete(KEY)
     assert open_below(tmp_path) == []
+
+
+@contextmanager
+def just_before(call: str, act: Callable[[], None]) -> Generator[None]:
+    """Let *act* happen just before the block's first *call* of the operating system, as another thread could."""
+    acted = False
+
+    def look(_frame: FrameType, event: str, called: object) -> None:
+        nonlocal acted
+        if event == "c_call" and getattr(called, "__name__", None) == call and not acted:
+            acted = True
+            act()
+
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+    assert acted
+
+
+def test_blob_deleted_while_it_is_opened_is_not_kept_open(tmp_path: Path) -> None:
+    store = LocalBlobStore(tmp_path)
+    store.put(KEY, b"abc")
+    buffer = bytearray(3)
+    with just_before("fstat", lambda: store.delete(KEY)):
+        store.read_into(KEY, 0, memoryview(buffer))
+    assert buffer == b"abc"
+    assert open_below(tmp_path) == []
+    with pytest.raises(NotFound):
+        store.read_into(KEY, 0, memoryview(buffer))
+
+
+@pytest.mark.parametrize("way", ["deleted", "evicted"])
+def test_file_closed_by_others_before_it_is_read_gives_its_own_bytes(tmp_path: Path, way: str) -> None:
+    """The number of a file closed too early would go to the next file opened, and the read would give its bytes."""
+    store = LocalBlobStore(tmp_path, max_open_files=1)
+    store.put(KEY, b"abc")
+    store.put(OTHER_KEY, b"def")
+    assert read(store, KEY) == b"abc"
+
+    def interfere() -> None:
+        if way == "deleted":
+            store.delete(KEY)
+        assert read(store, OTHER_KEY) == b"def"
+
+    buffer = bytearray(3)
+    with just_before("preadv", interfere):
+        store.read_into(KEY, 0, memoryview(buffer))
+    assert buffer == b"abc"
+    assert open_below(tmp_path) == [str(tmp_path / OTHER_KEY)]
 
 
 def test_writers_and_stores_that_are_dropped_close_their_files(tmp_path: Path) -> None:
