@@ -81,6 +81,7 @@ class Chunker:
         )
         # All indices below are into the buffer; it begins where FastCDC made its last cut.
         self._buffer = bytearray()
+        self._is_uncut = True
         self._searched = 0  # no store hash whose directory begins before this is still to be found
         self._chunk_start = 0  # FastCDC's last cut, or the end of the store hash that it fell into
         self._positions: list[int] = []
@@ -94,6 +95,8 @@ class Chunker:
 
     def finish(self) -> list[CutChunk]:
         """The rest of the NAR. The chunker is used up then."""
+        if self._is_uncut and 0 < len(self._buffer) <= self._max_bytes:
+            return [self._take(len(self._buffer))]
         return self._cut(len(self._buffer), is_last=True)
 
     def _zero_store_hashes(self) -> None:
@@ -112,6 +115,7 @@ class Chunker:
         if not natural_cuts:
             return []
         chunks = [self._take(self._cut_outside_hashes(cut)) for cut in natural_cuts]
+        self._is_uncut = False
         dropped = natural_cuts[-1]
         del self._buffer[:dropped]
         self._searched -= dropped
