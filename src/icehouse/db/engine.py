@@ -98,6 +98,10 @@ class Database:
         """
         return await _finish(self._writer_thread.submit(self._run, self._writer, work))
 
+    def write_now(self, work: Callable[[Connection], T]) -> T:
+        """As `write`, for who runs no event loop: waits in the calling thread."""
+        return self._writer_thread.submit(self._run, self._writer, work).result()
+
     def open_reader(self) -> sqlite3.Connection:
         """A plain connection in which every statement is its own short reading transaction. The caller closes it.
 

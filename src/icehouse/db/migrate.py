@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import sqlite3
-from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +16,7 @@ from sqlalchemy.pool import NullPool
 
 from icehouse.db import schema
 from icehouse.db.engine import connect, database_errors, read_revision
+from icehouse.db.files import file_errors, locked, make_private_file, sync_file, sync_folder
 from icehouse.errors import Conflict, Corrupt
 
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
@@ -62,13 +60,13 @@ def _config(name: str) -> Config:
 
 
 def _prepare(path: Path, name: str, metadata: MetaData) -> None:
-    with _only_one(path), database_errors(path):
+    with file_errors(path), locked(path.with_name(f"{path.name}.migrating")), database_errors(path):
         head = migrations_of(name).get_current_head()
         assert head is not None  # noqa: S101  the migrations are part of this package and make one line
         is_new = not path.exists() or path.stat().st_size == 0
         if is_new:
             # The first connection would make it too, but readable by others; its log gets the database's mode.
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            make_private_file(path)
         with contextlib.closing(connect(path)) as raw:
             revision = read_revision(raw)
             if revision == head:
@@ -120,36 +118,12 @@ def _copy(source: sqlite3.Connection, target: Path) -> None:
     unfinished = target.with_name(f"{target.name}.unfinished")
     unfinished.unlink(missing_ok=True)
     try:
-        os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        make_private_file(unfinished)
         with contextlib.closing(sqlite3.connect(unfinished)) as copy:
             source.backup(copy)
-        descriptor = os.open(unfinished, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_file(unfinished)
         unfinished.rename(target)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
     sync_folder(target.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in *folder* survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _only_one(path: Path) -> Generator[None]:
-    # The lock ends with the process, however that ends; the empty file stays.
-    descriptor = os.open(path.with_name(f"{path.name}.migrating"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

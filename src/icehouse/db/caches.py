@@ -1,0 +1,215 @@
+"""Rows of caches, their domains and their upstreams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, delete, exists, func, insert, select
+
+from icehouse.db.schema import cache, chunk, domain, external, nar, pack, path, recipe, upstream
+from icehouse.errors import Conflict, NotFound
+from icehouse.nix.signing import PublicKey
+from icehouse.nix.store_paths import StoreDir
+from icehouse.rules.access import no_such_cache
+
+PUBLIC_DOMAIN_ID: Final = 1
+"""The domain of all public caches; the first migration makes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRow:
+    """A cache and its settings."""
+
+    id: int
+    name: str
+    domain_id: int
+    is_public: bool
+    store_dir: StoreDir
+    priority: int
+    want_mass_query: bool
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRow:
+    """Another cache whose signatures are evidence."""
+
+    id: int
+    url: str
+    public_keys: tuple[PublicKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PathCounts:
+    """What is visible in a cache."""
+
+    paths: int
+    nar_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NarRecipe:
+    """The recipe of one NAR, encoded."""
+
+    nar_id: int
+    body: bytes
+
+
+def find_cache(connection: Connection, name: str) -> CacheRow | None:
+    """The cache called *name*, or `None`."""
+    row = connection.execute(select(cache).where(cache.c.name == name)).first()
+    return None if row is None else _cache_row(row)
+
+
+def get_cache(connection: Connection, name: str) -> CacheRow:
+    """The cache called *name*.
+
+    Raises:
+        NotFound: there is none.
+    """
+    row = find_cache(connection, name)
+    if row is None:
+        raise no_such_cache(name)
+    return row
+
+
+def list_caches(connection: Connection) -> tuple[CacheRow, ...]:
+    """All caches, by name."""
+    return tuple(_cache_row(row) for row in connection.execute(select(cache).order_by(cache.c.name)))
+
+
+def list_caches_of_domain(connection: Connection, domain_id: int) -> tuple[CacheRow, ...]:
+    """The caches that share a domain, by name."""
+    rows = connection.execute(select(cache).where(cache.c.domain_id == domain_id).order_by(cache.c.name))
+    return tuple(_cache_row(row) for row in rows)
+
+
+def insert_cache(
+    connection: Connection,
+    *,
+    name: str,
+    domain_id: int,
+    is_public: bool,
+    store_dir: StoreDir,
+    priority: int,
+    want_mass_query: bool,
+    now: int,
+) -> CacheRow:
+    """Add a cache to a domain that exists.
+
+    Raises:
+        Conflict: there is a cache of that name.
+    """
+    if find_cache(connection, name) is not None:
+        raise Conflict(f"cache {name!r} exists already")
+    result = connection.execute(
+        insert(cache)
+        .values(
+            name=name,
+            domain_id=domain_id,
+            is_public=int(is_public),
+            store_dir=store_dir.path,
+            priority=priority,
+            want_mass_query=int(want_mass_query),
+            created_at=now,
+        )
+        .returning(cache)
+    )
+    return _cache_row(result.one())
+
+
+def delete_cache(connection: Connection, cache_id: int) -> None:
+    """Remove a cache with its paths, external references, keys and upstreams.
+
+    Raises:
+        NotFound: it is gone already.
+    """
+    # External references go first: they name upstreams, which go with the cache.
+    connection.execute(delete(external).where(external.c.cache_id == cache_id))
+    connection.execute(delete(path).where(path.c.cache_id == cache_id))
+    if connection.execute(delete(cache).where(cache.c.id == cache_id)).rowcount == 0:
+        raise NotFound("the cache was deleted already")
+
+
+def find_domain(connection: Connection, name: str) -> int | None:
+    """The shared domain called *name*, or `None`."""
+    return connection.execute(select(domain.c.id).where(domain.c.name == name)).scalar_one_or_none()
+
+
+def insert_domain(connection: Connection, name: str | None, *, now: int) -> int:
+    """Make a domain: shared under a name that no other has, or a private cache's own."""
+    return connection.execute(insert(domain).values(name=name, created_at=now).returning(domain.c.id)).scalar_one()
+
+
+def purge_domain(connection: Connection, domain_id: int) -> None:
+    """Remove a domain that has no caches, with all its NARs, chunks and packs. Its objects are then strays."""
+    nars = select(nar.c.id).where(nar.c.domain_id == domain_id)
+    connection.execute(delete(recipe).where(recipe.c.nar_id.in_(nars)))
+    for table in (nar, chunk, pack):
+        connection.execute(delete(table).where(table.c.domain_id == domain_id))
+    connection.execute(delete(domain).where(domain.c.id == domain_id))
+
+
+def list_upstreams(connection: Connection, cache_id: int) -> tuple[UpstreamRow, ...]:
+    """The upstreams of a cache, in the order in which they were added."""
+    rows = connection.execute(
+        select(upstream.c.id, upstream.c.url, upstream.c.public_keys)
+        .where(upstream.c.cache_id == cache_id)
+        .order_by(upstream.c.id)
+    )
+    return tuple(
+        UpstreamRow(row.id, row.url, tuple(PublicKey.parse(key) for key in row.public_keys.split())) for row in rows
+    )
+
+
+def insert_upstream(connection: Connection, cache_id: int, url: str, public_keys: Sequence[PublicKey]) -> None:
+    """Add an upstream that the cache does not have yet."""
+    keys = " ".join(key.render() for key in public_keys)
+    connection.execute(insert(upstream).values(cache_id=cache_id, url=url, public_keys=keys))
+
+
+def count_paths(connection: Connection, cache_id: int) -> PathCounts:
+    """How many paths are visible in a cache, and the sum of their NAR sizes."""
+    counts = select(func.count(), func.coalesce(func.sum(path.c.nar_size), 0))
+    paths, nar_bytes = connection.execute(counts.where(path.c.cache_id == cache_id, path.c.hidden_at.is_(None))).one()
+    return PathCounts(int(paths), int(nar_bytes))
+
+
+def page_recipes(connection: Connection, cache: CacheRow, *, after_nar_id: int, limit: int) -> tuple[NarRecipe, ...]:
+    """Recipes of the NARs of the cache's visible paths, each once, ascending, from the one after *after_nar_id* on."""
+    is_used = exists().where(path.c.nar_id == nar.c.id, path.c.cache_id == cache.id, path.c.hidden_at.is_(None))
+    rows = connection.execute(
+        select(nar.c.id, recipe.c.body)
+        .join(recipe, recipe.c.nar_id == nar.c.id)
+        .where(nar.c.domain_id == cache.domain_id, nar.c.id > after_nar_id, is_used)
+        .order_by(nar.c.id)
+        .limit(limit)
+    )
+    return tuple(NarRecipe(row.id, row.body) for row in rows)
+
+
+def sum_stored_bytes(connection: Connection, domain_id: int, ranges: Sequence[tuple[int, int]]) -> int:
+    """The stored bytes of the domain's chunks in *ranges* of numbers: first and last, that one included."""
+    total = 0
+    for first, last in ranges:
+        total += connection.execute(
+            select(func.coalesce(func.sum(chunk.c.stored_bytes), 0)).where(
+                chunk.c.number.between(first, last), chunk.c.domain_id == domain_id
+            )
+        ).scalar_one()
+    return total
+
+
+def _cache_row(row: Row[Any]) -> CacheRow:
+    return CacheRow(
+        id=row.id,
+        name=row.name,
+        domain_id=row.domain_id,
+        is_public=bool(row.is_public),
+        store_dir=StoreDir.parse(row.store_dir),
+        priority=row.priority,
+        want_mass_query=bool(row.want_mass_query),
+        created_at=row.created_at,
+    )
