@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 from icehouse.client.private_files import read_text, write_text
 from icehouse.errors import Conflict, InvalidFormat, NotFound
+from icehouse.rules.access import parse_cache_name
 
 URL_VARIABLE: Final = "ICEHOUSE_URL"
 TOKEN_VARIABLE: Final = "ICEHOUSE_TOKEN"  # noqa: S105  the name of a variable
 
 _TOKEN: Final = re.compile(r"[!-~]{1,512}")
-_CACHE_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,19 +147,6 @@ def parse_token(text: str) -> str:
     if _TOKEN.fullmatch(token) is None:
         raise InvalidFormat("the token is malformed: expected one word of 1 to 512 printable characters, such as ice_…")
     return token
-
-
-def parse_cache_name(text: str) -> str:
-    """The name of a cache.
-
-    Raises:
-        InvalidFormat: it cannot name one.
-    """
-    if _CACHE_NAME.fullmatch(text) is None:
-        raise InvalidFormat(
-            f"cache {text!r}: expected a name of a-z, 0-9 and dashes inside, at most 50 characters, or a whole URL"
-        )
-    return text
 
 
 def _login_for(url: str, logins: Logins, environment: Mapping[str, str]) -> Login:

@@ -1,0 +1,108 @@
+"""Reading NARs of the local store as identified chunks, a bounded stretch at a time, in worker threads."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from icehouse.client.nar_walk import walk_nar
+from icehouse.errors import Conflict
+from icehouse.nix.hashes import render_sha256
+from icehouse.nix.path_info_json import ValidPath
+from icehouse.nix.store_paths import StoreDir
+from icehouse.rules.chunks import Chunker, ChunkParameters, CutChunk, chunk_identity
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifiedChunk:
+    """A chunk on its way to the server: its name, its zeroed bytes, and where the store hashes stood."""
+
+    identity: bytes
+    raw: bytes
+    positions: tuple[int, ...]
+
+
+@dataclass(slots=True, eq=False)
+class LocalNar:
+    """One NAR of the local store, and what is known of its chunks so far. Several paths may have the same NAR."""
+
+    info: ValidPath
+    """One of the paths that have it."""
+    path: Path
+    """Where its files are."""
+    identities: list[bytes] = field(default_factory=list[bytes])
+    """Its chunks, in order."""
+    store_hashes: list[bytes] = field(default_factory=list[bytes])
+    """What stands at their positions, in order."""
+    rounds: int = 0
+    """How often it was read from the start."""
+
+    @property
+    def nar_hash(self) -> str:
+        """``sha256:`` and 52 letters of Nix32."""
+        return render_sha256(self.info.nar_hash)
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What one call of `NarCutter.read_some` read of one NAR."""
+
+    nar: LocalNar
+    chunks: list[IdentifiedChunk]
+    is_last: bool
+
+
+class NarCutter:
+    """Reads some NARs one after another. Used by one thread at a time."""
+
+    def __init__(self, nars: list[LocalNar], store_dir: StoreDir, parameters: ChunkParameters) -> None:
+        """Start before the first of *nars*, each from its own start."""
+        self._store_dir = store_dir
+        self._parameters = parameters
+        self._stretches = self._read(nars)
+        self.is_done = not nars
+        self.read_bytes = 0
+        """Bytes of NARs that were read so far."""
+
+    def read_some(self, enough_bytes: int) -> list[Stretch]:
+        """The next stretches, of about *enough_bytes* together. With the last ones, `is_done` becomes true.
+
+        Raises:
+            Conflict: a path does not have the size that Nix wrote down for it.
+            IcehouseError: as `walk_nar`.
+        """
+        end = self.read_bytes + enough_bytes
+        found: list[Stretch] = []
+        while self.read_bytes < end:
+            stretch = next(self._stretches, None)
+            if stretch is None:
+                self.is_done = True
+                break
+            if stretch.chunks or stretch.is_last:
+                found.append(stretch)
+        return found
+
+    def _read(self, nars: list[LocalNar]) -> Iterator[Stretch]:
+        for nar in nars:
+            nar.identities.clear()
+            nar.store_hashes.clear()
+            nar.rounds += 1
+            chunker = Chunker(self._store_dir, self._parameters)
+            interned: dict[bytes, bytes] = {}
+            start = self.read_bytes
+            for piece in walk_nar(nar.path):
+                self.read_bytes += len(piece)
+                yield Stretch(nar, [_identify(nar, cut, interned) for cut in chunker.feed(piece)], is_last=False)
+            size = self.read_bytes - start
+            if size != nar.info.nar_size:
+                raise Conflict(
+                    f"{nar.path} has a NAR of {size} bytes, and Nix wrote down {nar.info.nar_size}: the store is "
+                    f"damaged; `nix-store --verify-path {nar.info.store_path.full(self._store_dir)}` says more"
+                )
+            yield Stretch(nar, [_identify(nar, cut, interned) for cut in chunker.finish()], is_last=True)
+
+
+def _identify(nar: LocalNar, cut: CutChunk, interned: dict[bytes, bytes]) -> IdentifiedChunk:
+    identity = chunk_identity(cut.raw, cut.positions)
+    nar.identities.append(identity)
+    nar.store_hashes.extend(interned.setdefault(store_hash, store_hash) for store_hash in cut.hashes)
+    return IdentifiedChunk(identity, cut.raw, cut.positions)

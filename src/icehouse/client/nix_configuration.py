@@ -1,0 +1,86 @@
+"""What the user's Nix must know to pull from a cache: a substituter, its keys, and for a private cache a password.
+
+Lines are only ever added to ``nix.conf``. In a netrc file, only the line that this program wrote is replaced. These
+functions decide; they read and write no file.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from icehouse.errors import Conflict
+
+NETRC_LOGIN: Final = "icehouse"
+
+_SETTING: Final = re.compile(r"\s*([A-Za-z0-9-]+)\s+=\s*(.*)")
+_MACHINE: Final = re.compile(r"(?:^|\s)(?:machine\s+(\S+)|(default))(?=\s|$)")
+
+
+def add_cache(text: str, url: str, public_keys: Sequence[str], netrc_file: Path | None) -> str:
+    """The ``nix.conf`` *text* with what is not in it yet, at its end.
+
+    Args:
+        text: what the file holds.
+        url: the substituter's address.
+        public_keys: the keys that it signs with.
+        netrc_file: where Nix is to find passwords; None: nothing is said of it.
+    """
+    lines: list[str] = []
+    if not url_is_known(text, url):
+        lines.append(f"extra-substituters = {url}")
+    trusted = _values(text, {"trusted-public-keys", "extra-trusted-public-keys"})
+    unknown = [key for key in public_keys if key not in trusted]
+    if unknown:
+        lines.append(f"extra-trusted-public-keys = {' '.join(unknown)}")
+    if netrc_file is not None and find_netrc_file(text) is None:
+        lines.append(f"netrc-file = {netrc_file}")
+    if not lines:
+        return text
+    separator = "" if not text or text.endswith("\n") else "\n"
+    return text + separator + "\n".join(lines) + "\n"
+
+
+def url_is_known(text: str, url: str) -> bool:
+    """Whether *text* names the substituter already, with or without a slash at its end."""
+    known = _values(text, {"substituters", "extra-substituters", "binary-caches", "extra-binary-caches"})
+    return url in known or f"{url}/" in known
+
+
+def find_netrc_file(text: str) -> Path | None:
+    """The netrc file that *text* names; the last one, as Nix takes it."""
+    found = [value for name, value in _settings(text) if name == "netrc-file"]
+    return Path(found[-1].strip()) if found else None
+
+
+def merge_netrc(text: str, host: str, token: str) -> str:
+    """The netrc *text* with the token for *host*. What others wrote stays.
+
+    Raises:
+        Conflict: there is a password for this host from somebody else, or one for all hosts that comes before.
+    """
+    own = f"machine {host} login {NETRC_LOGIN} password {token}"
+    lines = text.splitlines()
+    ours = [index for index, line in enumerate(lines) if line.split()[:4] == ["machine", host, "login", NETRC_LOGIN]]
+    foreign = "\n".join(line for index, line in enumerate(lines) if index not in ours)
+    if any(machine == host for machine, _ in _MACHINE.findall(foreign)):
+        raise Conflict(
+            f"the netrc file has a password for {host} already, and Nix knows one a host only: "
+            f"remove that entry, or put the token into it"
+        )
+    kept = [line for index, line in enumerate(lines) if index not in ours]
+    # Entries are searched from the top, and `default` matches every host: ours comes first.
+    return "\n".join([own, *kept]) + "\n"
+
+
+def _settings(text: str) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for line in text.splitlines():
+        match = _SETTING.fullmatch(line.partition("#")[0])
+        if match is not None:
+            found.append((match[1], match[2]))
+    return found
+
+
+def _values(text: str, names: set[str]) -> set[str]:
+    return {value for name, values in _settings(text) if name in names for value in values.split()}
