@@ -1,0 +1,74 @@
+"""``icehouse serve``: run a server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from icehouse.config import ServerSettings
+    from icehouse.wiring import Listening
+
+
+def serve(  # noqa: PLR0913  each is an option of the command
+    *,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.", show_default="8080")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where everything is kept.", show_default="./icehouse-data")
+    ] = None,
+    public_url: Annotated[
+        str | None, typer.Option(help="Address under which clients reach the server, behind a proxy.")
+    ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None, typer.Option(help="Address or network of a proxy to believe. May be repeated.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that answer requests.", show_default="1")] = None,
+    max_nar_bytes: Annotated[
+        str | None, typer.Option(help="Largest NAR to accept, for instance 10GiB.", show_default="64GiB")
+    ] = None,
+    zstd_level: Annotated[
+        int | None, typer.Option(help="Level that clients compress at, 1 to 19.", show_default="3")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
+    log_format: Annotated[
+        str | None, typer.Option(help="console, json, or auto: console on a terminal.", show_default="auto")
+    ] = None,
+) -> None:
+    """Run a server. Prints its address and, at the first start, an administrator's token.
+
+    Every option is also a variable ($ICEHOUSE_PORT) and a key in icehouse.toml in the data folder (port = 8080).
+    Ends on SIGTERM or Ctrl-C. Exit codes: 0 stopped, 1 failed, 2 wrong usage.
+    """
+    from icehouse.config import ServerSettings
+
+    flags = {
+        "host": host,
+        "port": port,
+        "data_dir": data_dir,
+        "public_url": public_url,
+        "trusted_proxies": trusted_proxy or None,
+        "workers": workers,
+        "max_nar_bytes": max_nar_bytes,
+        "zstd_level": zstd_level,
+        "log_level": log_level,
+        "log_format": log_format,
+    }
+    run(ServerSettings.load(flags, os.environ))
+
+
+def run(settings: ServerSettings) -> None:
+    """Serve until a signal ends it, and print where."""
+    from icehouse import wiring
+
+    wiring.serve(settings, _announce)
+
+
+def _announce(listening: Listening) -> None:
+    typer.echo(f"Icehouse serves {listening.data_dir} at {listening.url}")
+    if listening.first_token is not None:
+        typer.echo(f"Administrator's token, shown this once: {listening.first_token}")
+        typer.echo(f"To use it here: icehouse login {listening.url} --token-file {listening.data_dir / 'admin-token'}")

@@ -1,0 +1,216 @@
+"""Settings of the server: read once, from flags, then the environment, then a file, then defaults."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final, Literal, Self, cast
+from urllib.parse import urlsplit
+
+from icehouse.errors import InvalidFormat
+
+ENVIRONMENT_PREFIX: Final = "ICEHOUSE_"
+FILE_NAME: Final = "icehouse.toml"
+DEFAULT_DATA_DIR: Final = "icehouse-data"
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "console", "json"]
+
+_LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+_LOG_FORMATS: Final = ("auto", "console", "json")
+_MAX_WORKERS: Final = 64
+_MAX_PORT: Final = 65_535
+_SIZE_UNITS: Final = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """How a server runs. Each is a flag, an environment variable (`ICEHOUSE_PORT`) and a key of the file (`port`)."""
+
+    data_dir: Path = Path(DEFAULT_DATA_DIR)
+    """Where everything is kept. Another folder is another server, with its own caches, tokens and keys. Not in the
+    file, which is in this folder."""
+
+    host: str = "127.0.0.1"
+    """The address that is listened on. With `0.0.0.0` or `::` other machines reach the server, in clear text: put a
+    proxy with TLS in front of it."""
+
+    port: int = 8080
+    """The TCP port that is listened on; 0 takes a free one, which the first line of output names."""
+
+    public_url: str = ""
+    """The address under which clients reach the server. It stands in what `use` writes, and its host in the names of
+    new signing keys; keys that exist keep theirs. Empty: `http://<host>:<port>`."""
+
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks of proxies whose `X-Forwarded-For` is believed in the log. Others' is ignored."""
+
+    workers: int = 1
+    """Processes that answer requests. More of them answer more narinfos where there are processors for them; each has
+    its own memory, its own limit of uploads, and its own counters under /metrics."""
+
+    log_level: LogLevel = "info"
+    """`debug` also logs checks of health and clients that leave, `warning` no longer logs requests."""
+
+    log_format: LogFormat = "auto"
+    """`json`: a line of JSON for each event; `console`: for people; `auto`: for people on a terminal."""
+
+    max_nar_bytes: int = 64 * 1024**3
+    """The largest NAR that is accepted, unpacked. A smaller limit refuses larger paths with status 413; what is stored
+    stays. Also written with a unit: `64GiB`."""
+
+    zstd_level: int = 3
+    """The level that clients are told to compress chunks at, 1 to 19. A higher one makes pushes slower and stores
+    somewhat less; what is stored stays as it is."""
+
+    @property
+    def address(self) -> str:
+        """`http://<host>:<port>`."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The address under which clients reach the server, without a slash at the end."""
+        return self.public_url or self.address
+
+    @classmethod
+    def load(cls, flags: Mapping[str, object], environment: Mapping[str, str]) -> Self:
+        """Read the settings.
+
+        Args:
+            flags: what was typed; `None` where nothing was.
+            environment: all variables; those of other programs, and of the client, are not looked at.
+
+        Raises:
+            InvalidFormat: something is not valid; the message has a line for each fault.
+        """
+        faults: list[str] = []
+        values: dict[str, object] = {}
+        chosen = flags.get("data_dir") or environment.get(f"{ENVIRONMENT_PREFIX}DATA_DIR") or DEFAULT_DATA_DIR
+        file = Path(str(chosen)) / FILE_NAME
+        stored = _read_file(file, faults)
+        names = [field.name for field in fields(cls)]
+        faults += [
+            f"{file}: {name!r} is no setting: expected one of {', '.join(names[1:])}"
+            for name in stored
+            if name not in names[1:]
+        ]
+        for name in names:
+            variable = f"{ENVIRONMENT_PREFIX}{name.upper()}"
+            flag = flags.get(name)
+            if flag is not None:
+                source, value = f"--{name.replace('_', '-')}", flag
+            elif environment.get(variable):
+                source, value = f"${variable}", environment[variable]
+            elif name in stored and name != "data_dir":
+                source, value = f"{file}: {name}", stored[name]
+            else:
+                continue
+            try:
+                values[name] = _PARSERS[name](value)
+            except ValueError as exc:
+                faults.append(f"{source}: {exc}")
+        if faults:
+            raise InvalidFormat("\n".join(faults))
+        return cls(**cast("dict[str, Any]", values))
+
+
+def _read_file(path: Path, faults: list[str]) -> dict[str, object]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        return {}
+    except OSError as exc:
+        faults.append(f"{path}: it cannot be read: {exc.strerror}")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        faults.append(f"{path}: it is not TOML: {exc}")
+    return {}
+
+
+def _parse_path(value: object) -> Path:
+    return Path(os.path.expanduser(_parse_text(value)))  # noqa: PTH111  Path.expanduser raises for an unknown user
+
+
+def _parse_text(value: object) -> str:
+    text = str(value)
+    if not isinstance(value, (str, Path)) or not text.strip() or not text.isprintable():
+        raise ValueError(f"{value!r}: expected text")
+    return text.strip()
+
+
+def _parse_number(minimum: int, maximum: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        number = int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+        if not isinstance(number, int) or isinstance(number, bool) or not minimum <= number <= maximum:
+            raise ValueError(f"{value!r}: expected a number from {minimum} to {maximum}")
+        return number
+
+    return parse
+
+
+def _parse_size(value: object) -> int:
+    text = str(value).strip()
+    for unit, factor in _SIZE_UNITS.items():
+        number = text.removesuffix(unit).strip()
+        if number != text and number.isascii() and number.isdecimal():
+            return _checked_size(int(number) * factor, value)
+    if text.isascii() and text.isdecimal():
+        return _checked_size(int(text), value)
+    raise ValueError(f"{value!r}: expected bytes, or a number with KiB, MiB, GiB or TiB")
+
+
+def _checked_size(size: int, value: object) -> int:
+    if not 1 <= size < 1 << 62:
+        raise ValueError(f"{value!r}: expected at least 1 byte, and less than 4 EiB")
+    return size
+
+
+def _parse_choice(choices: tuple[str, ...]) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"{value!r}: expected one of {', '.join(choices)}")
+        return str(value)
+
+    return parse
+
+
+def _parse_url(value: object) -> str:
+    text = _parse_text(value).rstrip("/")
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError(f"{value!r}: expected http:// or https:// and a host, for instance https://cache.example.org")
+    if parts.path:
+        raise ValueError(f"{value!r}: expected no path after the host: caches are directly below it")
+    return text
+
+
+def _parse_networks(value: object) -> tuple[str, ...]:
+    items = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)):
+        raise ValueError(f"{value!r}: expected a list of addresses or networks")  # noqa: TRY004  a fault of a setting
+    networks: list[str] = []
+    for item in cast("list[object]", items):
+        try:
+            networks.append(str(ipaddress.ip_network(str(item), strict=False)))
+        except ValueError as exc:
+            raise ValueError(f"{item!r}: expected an address or a network, for instance 10.0.0.0/8") from exc
+    return tuple(networks)
+
+
+_PARSERS: Final[dict[str, Callable[[object], object]]] = {
+    "data_dir": _parse_path,
+    "host": _parse_text,
+    "port": _parse_number(0, _MAX_PORT),
+    "public_url": _parse_url,
+    "trusted_proxies": _parse_networks,
+    "workers": _parse_number(1, _MAX_WORKERS),
+    "log_level": _parse_choice(_LOG_LEVELS),
+    "log_format": _parse_choice(_LOG_FORMATS),
+    "max_nar_bytes": _parse_size,
+    "zstd_level": _parse_number(1, 19),
+}

@@ -1,0 +1,123 @@
+"""The whole network face as one ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import cast
+
+import structlog
+from litestar import Litestar
+from litestar.datastructures import ResponseHeader
+from litestar.di import Provide
+from litestar.exceptions import HTTPException
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+
+from icehouse.errors import IcehouseError
+from icehouse.http import cache_routes, publish_routes, server_routes, token_routes
+from icehouse.http.asgi import Application, Receive, Scope, Send, answer
+from icehouse.http.errors import answer_error
+from icehouse.http.front import Front
+from icehouse.http.hot import HotParts, HotRoutes
+from icehouse.http.parts import ServerParts
+
+_log = structlog.get_logger(__name__)
+
+ROUTES = (
+    server_routes.show_server,
+    server_routes.tell_health,
+    server_routes.show_metrics,
+    cache_routes.list_caches,
+    cache_routes.create_cache,
+    cache_routes.show_cache,
+    cache_routes.delete_cache,
+    cache_routes.show_one_path,
+    cache_routes.explain_one_path,
+    publish_routes.find_missing,
+    publish_routes.find_missing_chunks,
+    publish_routes.receive_pack,
+    publish_routes.register_nars,
+    publish_routes.show_nar,
+    publish_routes.publish_paths,
+    token_routes.list_tokens,
+    token_routes.create_token,
+    token_routes.revoke_token,
+)
+"""Every route of the API."""
+
+
+def make_app(parts: ServerParts, hot: HotParts) -> Application:
+    """The application for HTTP requests: the hot routes, before what stands around the API, before the API."""
+    api = make_api(parts)
+    return HotRoutes(hot, Front(cast("Application", api), parts.counters, trusted_proxies=parts.trusted_proxies))
+
+
+def make_api(parts: ServerParts) -> Litestar:
+    """The API alone."""
+
+    def provide_parts() -> ServerParts:
+        return parts
+
+    return Litestar(
+        [*ROUTES],
+        dependencies={"parts": Provide(provide_parts, sync_to_thread=False)},
+        exception_handlers={IcehouseError: answer_error, HTTPException: answer_error, Exception: answer_error},
+        openapi_config=OpenAPIConfig(
+            title="Icehouse",
+            version=parts.parameters.version,
+            path="/api/v1",
+            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            components=Components(
+                security_schemes={
+                    "token": SecurityScheme(type="http", scheme="bearer"),
+                    "netrc": SecurityScheme(type="http", scheme="basic", description="The token is the password."),
+                }
+            ),
+            security=[{}, {"token": []}, {"netrc": []}],
+        ),
+        response_headers=[ResponseHeader(name="cache-control", value="no-store")],
+        logging_config=None,
+        pdb_on_exception=False,
+        debug=False,
+    )
+
+
+Parts = Callable[[], AbstractAsyncContextManager[tuple[ServerParts, HotParts]]]
+
+
+class Server:
+    """The ASGI application of one worker process.
+
+    Its parts are made when it starts, in the event loop that uses them, and are taken down when it stops.
+    """
+
+    __slots__ = ("_app", "_parts")
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._app: Application = _answer_too_early
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answer a request, or follow the server's life."""
+        if scope["type"] == "lifespan":
+            return self._live(receive, send)
+        return self._app(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        async with AsyncExitStack() as stack:
+            try:
+                self._app = make_app(*await stack.enter_async_context(self._parts()))
+            except Exception as exc:  # noqa: BLE001  whatever it is, the server is told that it cannot start
+                _log.error("the server could not start", error=str(exc), exc_info=not isinstance(exc, IcehouseError))
+                await send({"type": "lifespan.startup.failed", "message": ""})
+                return
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _answer_too_early(scope: Scope, _receive: Receive, send: Send) -> None:
+    await answer(send, 503, [(b"content-type", b"text/plain")], b"Not ready.\n", is_head=scope["method"] == "HEAD")

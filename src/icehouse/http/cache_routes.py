@@ -1,0 +1,53 @@
+"""Routes about caches and what is in them."""
+
+from __future__ import annotations
+
+from litestar import delete, get, post
+
+from icehouse.api.caches import CacheCreate, CacheDetails, CacheView
+from icehouse.api.paths import PathView, WhyAnswer
+from icehouse.http.parts import ServerParts
+from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
+from icehouse.nix.store_paths import parse_hash_part
+from icehouse.rules.access import Permission
+from icehouse.services.serve import explain_path, show_path
+
+
+@get("/api/v1/caches", tags=["caches"])
+async def list_caches(parts: ServerParts, credential: Credential) -> list[CacheView]:
+    """The public caches, and those that the credentials may pull from."""
+    return await parts.caches.list_caches(await parts.access.identify(credential))
+
+
+@post("/api/v1/caches", tags=["caches"], request_max_body_size=MAX_JSON_BYTES)
+async def create_cache(data: CacheCreate, parts: ServerParts, credential: Credential) -> CacheView:
+    """Create a cache with a signing key of its own. Needs `admin` on a pattern that matches its name."""
+    return await parts.caches.create_cache(data, await parts.access.identify(credential))
+
+
+@get("/api/v1/caches/{cache_name:str}", tags=["caches"])
+async def show_cache(cache_name: str, parts: ServerParts, credential: Credential) -> CacheDetails:
+    """A cache with its counts."""
+    entry = await parts.access.enter(cache_name, Permission.PULL, credential)
+    return await parts.caches.show_cache(entry.cache)
+
+
+@delete("/api/v1/caches/{cache_name:str}", tags=["caches"])
+async def delete_cache(cache_name: str, parts: ServerParts, credential: Credential) -> None:
+    """Delete a cache with all that is in it. Needs `admin` on it."""
+    entry = await parts.access.enter(cache_name, Permission.ADMIN, credential)
+    await parts.caches.delete_cache(entry.cache)
+
+
+@get("/api/v1/caches/{cache_name:str}/paths/{hash_part:str}", tags=["caches"])
+async def show_one_path(cache_name: str, hash_part: str, parts: ServerParts, credential: Credential) -> PathView:
+    """A visible path."""
+    entry = await parts.access.enter(cache_name, Permission.PULL, credential)
+    return await show_path(parts.database, entry.cache, parse_hash_part(hash_part))
+
+
+@get("/api/v1/caches/{cache_name:str}/why/{hash_part:str}", tags=["caches"])
+async def explain_one_path(cache_name: str, hash_part: str, parts: ServerParts, credential: Credential) -> WhyAnswer:
+    """Whether the cache has a path, and if not, why: never pushed, hidden, or left to an upstream."""
+    entry = await parts.access.enter(cache_name, Permission.PULL, credential)
+    return await explain_path(parts.database, entry.cache, parse_hash_part(hash_part))

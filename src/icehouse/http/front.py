@@ -1,0 +1,128 @@
+"""What stands around the API: identifiers of requests, refusal of hostile paths, log lines and counters."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import structlog
+
+from icehouse.errors import InvalidFormat
+from icehouse.http.asgi import Application, Message, Receive, Scope, Send, answer, find_header
+from icehouse.http.errors import make_problem
+from icehouse.http.hot import answer_unknown_file
+from icehouse.http.metrics import ServerCounters
+
+API_SEGMENTS: Final = frozenset({b"api", b"health", b"metrics"})
+"""First segments that the API answers. Every other one is, or could be, a cache's name."""
+
+_REQUEST_ID: Final = re.compile(rb"[0-9A-Za-z._-]{1,64}")
+# Escapes of a slash, a backslash, a dot and NUL; empty, "." and ".." segments; and what no URL has.
+_HOSTILE: Final = re.compile(rb"%(?:2f|5c|2e|00)|//|/\.{1,2}(?:/|\Z)|[^!-~]", re.IGNORECASE)
+_QUIET_PATHS: Final = frozenset({b"/health", b"/metrics"})
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_log = structlog.get_logger(__name__)
+
+
+class Front:
+    """The ASGI application between the hot routes and the API."""
+
+    def __init__(self, api: Application, counters: ServerCounters, *, trusted_proxies: Sequence[str] = ()) -> None:
+        self._api = api
+        self._counters = counters
+        self._trusted = [ipaddress.ip_network(network) for network in trusted_proxies]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._api(scope, receive, send)
+            return
+        raw_path: bytes = scope["raw_path"]
+        if raw_path[1:].partition(b"/")[0] not in API_SEGMENTS:
+            began = time.perf_counter()
+            await answer_unknown_file(scope, send)
+            status = 404 if scope["method"] in {"GET", "HEAD"} else 405
+            self._counters.route("unknown").count(status, time.perf_counter() - began, 0)
+            return
+        await self._answer_api(scope, receive, send, raw_path)
+
+    async def _answer_api(self, scope: Scope, receive: Receive, send: Send, raw_path: bytes) -> None:
+        began = time.perf_counter()
+        request_id = choose_request_id(find_header(scope, b"x-request-id"))
+        scope["state"]["request_id"] = request_id
+        status = 0
+        bytes_sent = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status, bytes_sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            else:
+                bytes_sent += len(message.get("body", b""))
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            if _HOSTILE.search(raw_path) is not None:
+                await _refuse_path(send_with_id, request_id, is_head=scope["method"] == "HEAD")
+            else:
+                await self._api(scope, receive, send_with_id)
+            seconds = time.perf_counter() - began
+            level = _log.debug if raw_path in _QUIET_PATHS else _log.info
+            level(
+                "request",
+                method=scope["method"],
+                path=raw_path.decode("ascii", "replace"),
+                status=status,
+                seconds=round(seconds, 6),
+                client=find_client(scope, self._trusted),
+            )
+        # The template has the names of parameters in place of their values, so there are few of them.
+        self._counters.route(scope.get("path_template") or "unknown").count(status, seconds, bytes_sent)
+
+
+def choose_request_id(sent: bytes | None) -> str:
+    """The client's own identifier where it is 1 to 64 letters, digits, dots, dashes and underscores; else a new one."""
+    if sent is not None and _REQUEST_ID.fullmatch(sent) is not None:
+        return sent.decode()
+    return secrets.token_hex(8)
+
+
+def find_client(scope: Scope, trusted: Sequence[Network]) -> str:
+    """The address of the client: the nearest one in ``X-Forwarded-For`` that no trusted proxy has.
+
+    Only what a trusted proxy appended is believed; what came to the first of them is the client's own word.
+    """
+    client = scope.get("client")
+    nearest = client[0] if client else ""
+    forwarded = find_header(scope, b"x-forwarded-for") or b""
+    hops = [hop.strip() for hop in forwarded.decode("latin-1").split(",") if hop.strip()]
+    while hops and _is_in(nearest, trusted) and _is_address(hops[-1]):
+        nearest = hops.pop()
+    return nearest
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_in(address: str, networks: Sequence[Network]) -> bool:
+    return _is_address(address) and any(ipaddress.ip_address(address) in network for network in networks)
+
+
+async def _refuse_path(send: Send, request_id: str, *, is_head: bool) -> None:
+    error = InvalidFormat("the path has an escaped slash, backslash, dot or NUL, an empty segment, or a dot segment")
+    problem, _ = make_problem(error, request_id)
+    headers = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
+    await answer(send, problem.status, headers, msgspec.json.encode(problem), is_head=is_head)

@@ -1,0 +1,292 @@
+"""The binary cache's own routes as plain ASGI, in front of everything else: few steps from bytes to an answer.
+
+They match the path as it was sent, so that nothing that was hidden by percent signs or dots can name anything. All
+other paths go to the application behind, or, where their first segment can only be a cache, are answered here.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+
+from icehouse.db.serving import CacheInfoRow, NarinfoRow, NarRow, ServingQueries
+from icehouse.errors import Corrupt, IcehouseError, InvalidFormat, NotFound, Unauthenticated
+from icehouse.http.asgi import Application, Header, Receive, Scope, Send, answer, find_header
+from icehouse.http.metrics import RouteCounters, ServerCounters
+from icehouse.http.ranges import ByteRange, Unsatisfiable, select_range
+from icehouse.http.streaming import ClientLeft, send_blocks
+from icehouse.nix import nix32
+
+_LETTER: Final = "[0-9a-df-np-sv-z]"
+_HOT_PATH: Final = re.compile(
+    rf"/([a-z0-9](?:[a-z0-9-]{{0,48}}[a-z0-9])?)"
+    rf"/(?:({_LETTER}{{32}})\.narinfo|nar/({_LETTER}{{52}})\.nar\.zst|nix-cache-info)".encode()
+)
+
+_NARINFO_TYPE: Final[Header] = (b"content-type", b"text/x-nix-narinfo")
+_CACHE_INFO_TYPE: Final[Header] = (b"content-type", b"text/x-nix-cache-info")
+_NAR_TYPE: Final[Header] = (b"content-type", b"application/x-nix-nar")
+_PLAIN_TEXT: Final[Header] = (b"content-type", b"text/plain; charset=utf-8")
+
+_NO_STORE: Final[Header] = (b"cache-control", b"no-store")
+_PRIVATE: Final[Header] = (b"cache-control", b"private, no-store")
+_PRIVATE_NAR: Final[Header] = (b"cache-control", b"private, max-age=31536000, immutable")
+_PUBLIC_HOUR: Final[Header] = (b"cache-control", b"public, max-age=3600")
+_PUBLIC_FOREVER: Final[Header] = (b"cache-control", b"public, max-age=31536000, immutable")
+_VARY: Final[Header] = (b"vary", b"authorization")
+_ACCEPT_RANGES: Final[Header] = (b"accept-ranges", b"bytes")
+_CHALLENGE: Final[Header] = (b"www-authenticate", b'Basic realm="icehouse"')
+_ALLOW: Final[Header] = (b"allow", b"GET, HEAD")
+
+_NEXT_SIGNATURE: Final = "\nSig: "
+
+_NO_CACHE: Final = b"There is no such cache here, or none that these credentials may pull from.\n"
+_NO_CREDENTIALS: Final = b"This needs credentials: a token as the password of Basic, in netrc for Nix, or as Bearer.\n"
+_NO_FILE: Final = b"There is no such file in this binary cache.\n"
+_NO_WRITING: Final = b"This URL can be read only (GET, HEAD). To publish store paths, use `icehouse push`.\n"
+_OUR_FAULT: Final = b"The server could not read its database; its log has the rest.\n"
+
+_log = structlog.get_logger(__name__)
+
+
+class OpenNar(Protocol):
+    """A stored NAR in the form in which it is served."""
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the whole file."""
+        ...
+
+    def blocks(self, start: int, stop: int) -> AsyncIterator[bytes | bytearray]:
+        """The file's bytes from *start* up to *stop*, in pieces of about 1 MiB."""
+        ...
+
+
+class NarSource(Protocol):
+    """Where the bodies of NARs come from."""
+
+    async def open_nar(self, nar_id: int) -> OpenNar:
+        """The NAR with that number.
+
+        Raises:
+            NotFound: it was purged meanwhile.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HotParts:
+    """What the hot routes work with."""
+
+    queries: ServingQueries
+    check_pull: Callable[[bytes | None, str, bool], None]
+    """Given the Authorization header, the name of a cache that is not public, and whether there is one: passes, or
+    raises `Unauthenticated` or `NotFound`."""
+    nars: NarSource
+    note_use: Callable[[int, int], None]
+    """Notes in memory that a path, by number, was used at a time."""
+    clock: Callable[[], int]
+    """Seconds since the epoch."""
+    counters: ServerCounters
+
+
+class HotRoutes:
+    """The ASGI application: answers the binary cache's routes and hands all else to *rest*."""
+
+    __slots__ = ("_cache_info", "_check_pull", "_clock", "_nar", "_narinfo", "_nars", "_note_use", "_queries", "_rest")
+
+    def __init__(self, parts: HotParts, rest: Application) -> None:
+        self._queries = parts.queries
+        self._check_pull = parts.check_pull
+        self._nars = parts.nars
+        self._note_use = parts.note_use
+        self._clock = parts.clock
+        self._narinfo = parts.counters.route("narinfo")
+        self._nar = parts.counters.route("nar")
+        self._cache_info = parts.counters.route("nix-cache-info")
+        self._rest = rest
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answer one request, or hand it on."""
+        if scope["type"] != "http":
+            return self._rest(scope, receive, send)
+        match = _HOT_PATH.fullmatch(scope["raw_path"])
+        if match is None:
+            return self._rest(scope, receive, send)
+        method = scope["method"]
+        if method not in {"GET", "HEAD"}:
+            return answer(send, 405, [_PLAIN_TEXT, _ALLOW], _NO_WRITING, is_head=False)
+        cache, hash_part, nar_hash = match.groups()
+        if hash_part is not None:
+            return self._answer_narinfo(scope, send, cache.decode(), hash_part.decode(), is_head=method == "HEAD")
+        if nar_hash is not None:
+            return self._answer_nar(scope, receive, send, cache.decode(), nar_hash.decode())
+        return self._answer_cache_info(scope, send, cache.decode(), is_head=method == "HEAD")
+
+    async def _answer_narinfo(self, scope: Scope, send: Send, cache: str, hash_part: str, *, is_head: bool) -> None:
+        # The shortest way of all routes: every step of it is in the requests per second that `make bench` compares.
+        began = time.perf_counter()
+        try:
+            row = self._queries.find_narinfo(cache, hash_part)
+            if row is None or not row[0]:
+                self._check_pull(find_header(scope, b"authorization"), cache, row is not None)
+        except (IcehouseError, sqlite3.Error) as exc:
+            return await _refuse(send, exc, counters=self._narinfo, began=began, is_head=is_head)
+        assert row is not None  # noqa: S101  `check_pull` never passes for an absent cache
+        path_id = row[2]
+        if path_id is None:
+            status = 404
+            headers: list[Header] = [_PLAIN_TEXT, _NO_STORE]
+            body = b"No such store path. Why: GET /api/v1/caches/%b/why/%b\n" % (cache.encode(), hash_part.encode())
+        else:
+            status = 200
+            headers = [_NARINFO_TYPE, _PUBLIC_HOUR] if row[0] else [_NARINFO_TYPE, _PRIVATE, _VARY]
+            body = render_row(row, hash_part)
+            self._note_use(path_id, self._clock())
+        headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        sent = b"" if is_head else body
+        await send({"type": "http.response.body", "body": sent})
+        self._narinfo.count(status, time.perf_counter() - began, len(sent))
+        return None
+
+    async def _answer_cache_info(self, scope: Scope, send: Send, cache: str, *, is_head: bool) -> None:
+        began = time.perf_counter()
+        try:
+            row = self._queries.find_cache_info(cache)
+            if row is None or not row.is_public:
+                self._check_pull(find_header(scope, b"authorization"), cache, row is not None)
+        except (IcehouseError, sqlite3.Error) as exc:
+            return await _refuse(send, exc, counters=self._cache_info, began=began, is_head=is_head)
+        assert row is not None  # noqa: S101  as above
+        body = render_cache_info(row)
+        headers = [_CACHE_INFO_TYPE, _PUBLIC_HOUR] if row.is_public else [_CACHE_INFO_TYPE, _PRIVATE, _VARY]
+        await answer(send, 200, headers, body, is_head=is_head)
+        self._cache_info.count(200, time.perf_counter() - began, 0 if is_head else len(body))
+        return None
+
+    async def _answer_nar(self, scope: Scope, receive: Receive, send: Send, cache: str, nar_hash: str) -> None:
+        began = time.perf_counter()
+        is_head = scope["method"] == "HEAD"
+        missing = _NO_CACHE
+        try:
+            row = self._find_nar(scope, cache, nar_hash)
+            missing = _NO_FILE
+            if row.nar_id is None or row.path_id is None:
+                raise NotFound
+            nar = await self._nars.open_nar(row.nar_id)
+        except (IcehouseError, sqlite3.Error) as exc:
+            return await _refuse(send, exc, counters=self._nar, began=began, is_head=is_head, missing=missing)
+        if row.hidden_at is None:
+            self._note_use(row.path_id, self._clock())
+        status, headers, part = plan_nar_answer(scope, row, nar.file_size)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        sent = 0
+        try:
+            if part is None or is_head:
+                await send({"type": "http.response.body", "body": b""})
+            else:
+                sent = await send_blocks(nar.blocks(part.start, part.stop), receive, send)
+        except ClientLeft:
+            _log.debug("client left", cache=cache, nar_hash=nar_hash)
+        except IcehouseError as exc:
+            # The status is out; only a connection that ends too soon can still say that the body is not whole.
+            level = _log.error if isinstance(exc, Corrupt) else _log.warning
+            level("NAR could not be sent whole", cache=cache, nar_hash=nar_hash, error=str(exc))
+            raise
+        finally:
+            self._nar.count(status, time.perf_counter() - began, sent)
+        return None
+
+    def _find_nar(self, scope: Scope, cache: str, nar_hash: str) -> NarRow:
+        try:
+            digest = nix32.decode(nar_hash, 32)
+        except InvalidFormat:
+            digest = b""  # 52 letters can say a little more than 256 bits; no NAR has such a hash.
+        row = self._queries.find_nar(cache, digest)
+        if row is None or not row.is_public:
+            self._check_pull(find_header(scope, b"authorization"), cache, row is not None)
+        assert row is not None  # noqa: S101  as above
+        return row
+
+
+def render_row(row: NarinfoRow, hash_part: str) -> bytes:
+    """The narinfo of a visible path, as `icehouse.nix.narinfo.render_narinfo` writes it, made of the columns."""
+    (_, store_dir, _, name, nar_hash, nar_size, file_hash, file_size, references, deriver, system, signatures, ca) = row
+    deriver_line = f"Deriver: {deriver}\n" if deriver else ""
+    system_line = f"System: {system}\n" if system else ""
+    signature_lines = f"Sig: {signatures.replace(' ', _NEXT_SIGNATURE)}\n" if signatures else ""
+    ca_line = f"CA: {ca}\n" if ca else ""
+    return (
+        f"StorePath: {store_dir}/{hash_part}-{name}\nURL: nar/{nar_hash}.nar.zst\nCompression: zstd\n"
+        f"FileHash: sha256:{file_hash}\nFileSize: {file_size}\nNarHash: sha256:{nar_hash}\nNarSize: {nar_size}\n"
+        f"References: {references}\n{deriver_line}{system_line}{signature_lines}{ca_line}"
+    ).encode()
+
+
+def render_cache_info(row: CacheInfoRow) -> bytes:
+    """The text of ``nix-cache-info``."""
+    return (f"StoreDir: {row.store_dir}\nWantMassQuery: {row.want_mass_query}\nPriority: {row.priority}\n").encode()
+
+
+def plan_nar_answer(scope: Scope, row: NarRow, file_size: int) -> tuple[int, list[Header], ByteRange | None]:
+    """Status and headers of the answer to a request for a NAR that is there, and the part of the file to send."""
+    etag = b'"%b"' % row.file_hash.hex().encode()
+    headers = [
+        _NAR_TYPE,
+        *([_PUBLIC_FOREVER] if row.is_public else [_PRIVATE_NAR, _VARY]),
+        _ACCEPT_RANGES,
+        (b"etag", etag),
+    ]
+    known = find_header(scope, b"if-none-match")
+    if known is not None and _names_etag(known, etag):
+        return 304, headers, None
+    condition = find_header(scope, b"if-range")
+    part = ByteRange(0, file_size)
+    status = 200
+    if scope["method"] == "GET" and (condition is None or condition == etag):
+        try:
+            selected = select_range(find_header(scope, b"range"), file_size)
+        except Unsatisfiable:
+            size = b"bytes */%d" % file_size
+            return 416, [*headers, (b"content-range", size), (b"content-length", b"0")], None
+        if selected is not None:
+            part = selected
+            status = 206
+            headers.append((b"content-range", b"bytes %d-%d/%d" % (part.start, part.stop - 1, file_size)))
+    headers.append((b"content-length", b"%d" % (part.stop - part.start)))
+    return status, headers, part
+
+
+async def answer_unknown_file(scope: Scope, send: Send) -> None:
+    """Answer a request whose first segment can only be a cache, for something that no binary cache has."""
+    if scope["method"] in {"GET", "HEAD"}:
+        await answer(send, 404, [_PLAIN_TEXT, _NO_STORE], _NO_FILE, is_head=scope["method"] == "HEAD")
+    else:
+        await answer(send, 405, [_PLAIN_TEXT, _ALLOW], _NO_WRITING, is_head=False)
+
+
+def _names_etag(header: bytes, etag: bytes) -> bool:
+    # RFC 9110, section 13.1.2: weak comparison, and a star stands for whatever there is. Our tags hold no comma.
+    return any(candidate.strip().removeprefix(b"W/") in {etag, b"*"} for candidate in header.split(b","))
+
+
+async def _refuse(
+    send: Send, error: Exception, *, counters: RouteCounters, began: float, is_head: bool, missing: bytes = _NO_CACHE
+) -> None:
+    match error:
+        case Unauthenticated():
+            status, headers, body = 401, [_PLAIN_TEXT, _NO_STORE, _CHALLENGE], _NO_CREDENTIALS
+        case NotFound():
+            status, headers, body = 404, [_PLAIN_TEXT, _NO_STORE], missing
+        case _:
+            _log.error("hot route failed", route=counters.route, error=str(error))
+            status, headers, body = 503, [_PLAIN_TEXT, _NO_STORE], _OUR_FAULT
+    await answer(send, status, headers, body, is_head=is_head)
+    counters.count(status, time.perf_counter() - began, 0 if is_head else len(body))

@@ -1,0 +1,68 @@
+"""What the API's routes work with."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Final
+
+from icehouse.api.server import ServerParameters
+from icehouse.db.engine import Database
+from icehouse.errors import RateLimited
+from icehouse.http.metrics import ServerCounters
+from icehouse.services.access import Access
+from icehouse.services.caches import Caches
+from icehouse.services.nars import NarRegistry
+from icehouse.services.packs import PackReceiver
+from icehouse.services.publish import Publisher
+from icehouse.services.tokens import Tokens
+
+MAX_UPLOADS_AT_ONCE: Final = 8
+"""Packs that are received at the same time; each takes some megabytes of memory and a thread's attention."""
+
+RETRY_UPLOAD_SECONDS: Final = 1
+
+
+class UploadSlots:
+    """How many uploads are under way. Belongs to one event loop."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._taken = 0
+
+    @contextlib.contextmanager
+    def take(self) -> Generator[None]:
+        """Hold one slot.
+
+        Raises:
+            RateLimited: all are taken. Waiting in line would hold a connection that brings nothing forward.
+        """
+        if self._taken >= self._limit:
+            raise RateLimited(
+                f"{self._limit} uploads are under way, as many as this server takes at once",
+                retry_after_seconds=RETRY_UPLOAD_SECONDS,
+            )
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class ServerParts:
+    """The services behind the routes, and what the server says of itself."""
+
+    database: Database
+    access: Access
+    caches: Caches
+    tokens: Tokens
+    packs: PackReceiver
+    nars: NarRegistry
+    publisher: Publisher
+    counters: ServerCounters
+    parameters: ServerParameters
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks of proxies whose word about a client's address is believed."""
+    uploads: UploadSlots = field(default_factory=lambda: UploadSlots(MAX_UPLOADS_AT_ONCE))

@@ -1,0 +1,31 @@
+"""Routes about tokens."""
+
+from __future__ import annotations
+
+from litestar import delete, get, post
+
+from icehouse.api.tokens import TokenCreate, TokenCreated, TokenView
+from icehouse.http.parts import ServerParts
+from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
+from icehouse.rules.access import check_may_administer_tokens
+
+
+@get("/api/v1/tokens", tags=["tokens"])
+async def list_tokens(parts: ServerParts, credential: Credential) -> list[TokenView]:
+    """The tokens that reach no further than the caller's own. Needs `admin`."""
+    grant = check_may_administer_tokens(await parts.access.identify(credential))
+    return await parts.tokens.list_tokens(grant)
+
+
+@post("/api/v1/tokens", tags=["tokens"], request_max_body_size=MAX_JSON_BYTES)
+async def create_token(data: TokenCreate, parts: ServerParts, credential: Credential) -> TokenCreated:
+    """Create a token no stronger than the caller's own. This answer is the only one that holds its secret."""
+    grant = check_may_administer_tokens(await parts.access.identify(credential))
+    return await parts.tokens.create_token(data, grant)
+
+
+@delete("/api/v1/tokens/{token_id:int}", tags=["tokens"])
+async def revoke_token(token_id: int, parts: ServerParts, credential: Credential) -> None:
+    """Make a token invalid, at once and for ever. Needs `admin`."""
+    grant = check_may_administer_tokens(await parts.access.identify(credential))
+    await parts.tokens.revoke_token(token_id, grant)

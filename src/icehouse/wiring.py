@@ -1,0 +1,280 @@
+"""The only place where the server's concrete parts are chosen and joined."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+from granian import Granian
+from granian.constants import Interfaces, Loops
+from granian.log import LogLevels
+
+from icehouse.api.server import ServerParameters
+from icehouse.config import ServerSettings
+from icehouse.db.serving import ServingQueries
+from icehouse.errors import Unavailable
+from icehouse.http.app import Server
+from icehouse.http.hot import HotParts
+from icehouse.http.metrics import ServerCounters
+from icehouse.http.parts import ServerParts
+from icehouse.rules.chunks import CHUNK_PARAMETERS
+from icehouse.rules.packs import PACK_BYTES
+from icehouse.rules.recipes import MAX_RECIPE_BYTES
+from icehouse.services.access import Access, HotAccess
+from icehouse.services.access_times import AccessTimes
+from icehouse.services.caches import Caches
+from icehouse.services.flushing import flush_regularly
+from icehouse.services.nars import MAX_NARS, NarRegistry
+from icehouse.services.packs import MAX_IDENTITIES, PackReceiver
+from icehouse.services.publish import MAX_HASH_PARTS, MAX_PATHS, Publisher
+from icehouse.services.recent_chunks import RecentChunks
+from icehouse.services.signing import Sealer, Signer
+from icehouse.services.start import DataFolder, open_databases, start
+from icehouse.services.tokens import Tokens
+from icehouse.services.workers import Workers
+from icehouse.storage.local import LocalBlobStore
+
+WORKER_SETTINGS: Final = "ICEHOUSE_WORKER_SETTINGS"
+"""The environment variable in which workers find the settings, as JSON."""
+
+STOP_SECONDS: Final = 20
+"""How long a worker may take to finish what is under way when the server stops."""
+
+_BACKLOG: Final = 1024
+
+
+def clock() -> int:
+    """Seconds since the epoch."""
+    return int(time.time())
+
+
+def make_parameters(settings: ServerSettings) -> ServerParameters:
+    """What the server tells clients that push."""
+    return ServerParameters(
+        version=version("icehouse"),
+        public_url=settings.url,
+        chunk_min_bytes=CHUNK_PARAMETERS.min_bytes,
+        chunk_average_bytes=CHUNK_PARAMETERS.average_bytes,
+        chunk_max_bytes=CHUNK_PARAMETERS.max_bytes,
+        chunk_normalization=CHUNK_PARAMETERS.normalization,
+        zstd_level=settings.zstd_level,
+        pack_bytes=PACK_BYTES,
+        max_hash_parts=MAX_HASH_PARTS,
+        max_identities=MAX_IDENTITIES,
+        max_recipe_bytes=MAX_RECIPE_BYTES,
+        max_nars=MAX_NARS,
+        max_paths=MAX_PATHS,
+        max_nar_bytes=settings.max_nar_bytes,
+    )
+
+
+def create_app() -> Server:
+    """The ASGI application of a worker process, which finds the settings in its environment."""
+    settings = load_worker_settings(os.environ)
+    configure_logging(settings)
+    return make_server(settings)
+
+
+def make_server(settings: ServerSettings) -> Server:
+    """The ASGI application over a data folder that `icehouse.services.start` made ready."""
+    return Server(partial(open_parts, settings))
+
+
+@asynccontextmanager
+async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerParts, HotParts]]:
+    """Everything that requests are answered with, in the running event loop. Taken down in the opposite order."""
+    folder = DataFolder(settings.data_dir)
+    counters = ServerCounters()
+    async with AsyncExitStack() as stack:
+        database, access_database = open_databases(folder)
+        stack.callback(access_database.close)
+        stack.callback(database.close)
+        reader = database.open_reader()
+        stack.callback(reader.close)
+
+        access = Access(database, clock=clock)
+        access_times = AccessTimes(access_database)
+        for flush in (access_times.flush, access.flush):
+            await stack.enter_async_context(_in_background(partial(flush_regularly, flush)))
+
+        blobs = LocalBlobStore(settings.data_dir)
+        workers = Workers()
+        stack.callback(workers.close)
+        recent = RecentChunks()
+        nars = NarRegistry(database, blobs, workers, recent, clock, max_nar_bytes=settings.max_nar_bytes)
+        stack.push_async_callback(nars.close)
+        sealer = Sealer(folder.secret.read_bytes())
+        parts = ServerParts(
+            database=database,
+            access=access,
+            caches=Caches(database, blobs, sealer, public_url=settings.url, clock=clock, draw=secrets.token_bytes),
+            tokens=Tokens(database, clock=clock, draw=secrets.token_bytes),
+            packs=PackReceiver(database, blobs, workers, recent, clock),
+            nars=nars,
+            publisher=Publisher(database, blobs, workers, Signer(database, sealer), clock),
+            counters=counters,
+            parameters=make_parameters(settings),
+            trusted_proxies=settings.trusted_proxies,
+        )
+        hot = HotParts(
+            queries=ServingQueries(reader),
+            check_pull=HotAccess(access, reader, folder.database, clock=clock).check_pull,
+            nars=nars,
+            note_use=access_times.note,
+            clock=clock,
+            counters=counters,
+        )
+        yield parts, hot
+
+
+@asynccontextmanager
+async def _in_background(work: Callable[[], Any]) -> AsyncGenerator[None]:
+    task = asyncio.ensure_future(work())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Listening:
+    """What a server says once it listens."""
+
+    url: str
+    data_dir: Path
+    first_token: str | None = dataclasses.field(repr=False)
+    """An administrator's token, at the first start on a data folder only."""
+
+
+def serve(settings: ServerSettings, announce: Callable[[Listening], None]) -> None:
+    """Serve until SIGTERM or SIGINT. *announce* is called once the port is taken, before requests are answered.
+
+    Migrations and the first token belong here, before there are workers.
+
+    Raises:
+        Conflict: another server uses the data folder, or it belongs to a newer version.
+        Corrupt: something in the data folder is damaged.
+        OverQuota: the disk is full.
+        Unavailable: the data folder or the port cannot be used.
+        SystemExit: a worker ended by itself; the log says why.
+    """
+    configure_logging(settings)
+    if settings.port == 0:
+        settings = dataclasses.replace(settings, port=find_free_port(settings.host))
+    folder = DataFolder(settings.data_dir)
+    with start(folder, clock=clock, draw=secrets.token_bytes) as started:
+        os.environ[WORKER_SETTINGS] = render_worker_settings(settings)
+        granian = Granian(
+            "icehouse.wiring:create_app",
+            factory=True,
+            address=settings.host,
+            port=settings.port,
+            interface=Interfaces.ASGI,
+            loop=Loops.uvloop,
+            workers=settings.workers,
+            websockets=False,
+            backlog=_BACKLOG,
+            log_level=LogLevels.warning,
+            log_dictconfig=_library_logging(settings),
+            workers_kill_timeout=STOP_SECONDS,
+        )
+        first_token = None if started.first_token is None else str(started.first_token)
+        granian.on_startup(lambda: announce(Listening(settings.url, settings.data_dir.absolute(), first_token)))
+        with _listening_errors(settings):
+            granian.serve()
+
+
+def find_free_port(host: str) -> int:
+    """A TCP port of *host* that nothing listens on at this moment.
+
+    Raises:
+        Unavailable: nothing can listen on *host*.
+    """
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+            return int(probe.getsockname()[1])
+    except OSError as exc:
+        raise Unavailable(f"cannot listen on {host}: {exc.strerror or exc}") from exc
+
+
+@contextlib.contextmanager
+def _listening_errors(settings: ServerSettings) -> Generator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise Unavailable(f"cannot listen on {settings.host} port {settings.port}: {exc.strerror or exc}") from exc
+
+
+def render_worker_settings(settings: ServerSettings) -> str:
+    """The settings for `load_worker_settings`."""
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    return msgspec.json.encode(values | {"data_dir": str(settings.data_dir.absolute())}).decode()
+
+
+def load_worker_settings(environment: Mapping[str, str]) -> ServerSettings:
+    """The settings that the parent process left for its workers."""
+    values: dict[str, Any] = msgspec.json.decode(environment[WORKER_SETTINGS])
+    values["data_dir"] = Path(values["data_dir"])
+    values["trusted_proxies"] = tuple(values["trusted_proxies"])
+    return ServerSettings(**values)
+
+
+def configure_logging(settings: ServerSettings) -> None:
+    """Send events to stderr: lines for people on a terminal, JSON elsewhere, or what the settings say."""
+    structlog.configure(
+        processors=[*_shared_processors(), *_last_processors(settings)],
+        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _shared_processors() -> list[structlog.typing.Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+
+
+def _last_processors(settings: ServerSettings) -> list[structlog.typing.Processor]:
+    is_for_people = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
+    if is_for_people:
+        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+
+
+def _library_logging(settings: ServerSettings) -> dict[str, Any]:
+    """Settings of the standard library's logging under which lines of granian and others look like ours."""
+    formatter = {
+        "()": structlog.stdlib.ProcessorFormatter,
+        "foreign_pre_chain": _shared_processors(),
+        "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_last_processors(settings)],
+    }
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"icehouse": formatter},
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "formatter": "icehouse", "stream": "ext://sys.stderr"}
+        },
+        "loggers": {"_granian": {"handlers": ["stderr"], "propagate": False}},
+        "root": {"handlers": ["stderr"], "level": "WARNING"},
+    }
