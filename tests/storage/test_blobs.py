@@ -156,13 +156,23 @@ def test_commit_under_a_malformed_key_leaves_the_writer_open(store: BlobStore) -
     assert keys(store) == [KEY]
 
 
-def test_blob_that_is_there_stays(store: BlobStore) -> None:
-    store.put(KEY, b"first")
+def test_blob_that_is_there_is_replaced(store: BlobStore) -> None:
+    store.put(KEY, b"the damaged one")
+    assert read(store, KEY) == b"the damaged one"
     (before,) = store.list()
-    store.put(KEY, b"the second")
+    store.put(KEY, b"the healed one")
     (after,) = store.list()
-    assert read(store, KEY) == b"first"
+    assert read(store, KEY) == b"the healed one"
+    assert after.size_bytes == len(b"the healed one")
     assert after.modified_at >= before.modified_at
+
+
+def test_warm_read_gives_nothing_of_a_blob_that_was_replaced(store: BlobStore) -> None:
+    buffer = bytearray(3)
+    store.put(KEY, b"old")
+    store.read_into(KEY, 0, memoryview(buffer))
+    store.put(KEY, b"new")
+    assert not store.read_warm(KEY, 0, memoryview(buffer)) or buffer == b"new"
 
 
 @pytest.mark.parametrize(("offset", "size"), [(0, 11), (10, 1), (99, 1), (5, 6)])

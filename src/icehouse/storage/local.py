@@ -1,6 +1,6 @@
 """Blobs as files below a folder, named by their keys.
 
-A blob is written to ``unfinished/<random name>``, synced, and linked to its key; then the folder is synced. So a key
+A blob is written to ``unfinished/<random name>``, synced, and renamed to its key; then the folder is synced. So a key
 has all its bytes or none, whenever the process or the machine dies, and what a dead writer left can be listed and
 deleted.
 """
@@ -32,14 +32,14 @@ class LocalBlobStore:
     """A `BlobStore` over *folder*, which is made if absent. Several processes may use one folder at once.
 
     Files directly in *folder*, and anything whose name cannot stand in a key, are not touched. Everything below it must
-    be one file system, with hard links. At most *max_open_files* files are kept open for reading.
+    be one file system. At most *max_open_files* files are kept open for reading.
     """
 
     def __init__(self, folder: Path, *, max_open_files: int = 256) -> None:
         self._root: Final = folder.absolute()
         self._open_files: Final = _OpenFiles(str(self._root), max_open_files)
-        # Two commits of one key take turns: else the one that finds the file there could report success, and the other,
-        # whose sync of the folder failed, remove it. Keys share the locks by their hash.
+        # Two commits of one key take turns: else one could report success, and the other, whose sync of the folder
+        # failed, remove the file. Keys share the locks by their hash.
         self._key_locks: Final = tuple(threading.Lock() for _ in range(64))
         # Folders whose own names are known to be on the disk. As many as there are domains times 256.
         self._synced_folders: Final[set[Path]] = set()
@@ -129,7 +129,9 @@ class LocalBlobStore:
             raise _translated(exc, f"blob {key}: deleting") from exc
 
     def publish(self, path: Path, key: BlobKey) -> None:
-        """Give the synced file *path* its *key*, durably, for its writer. An error leaves what was there before.
+        """Give the synced file *path* its *key*, durably, for its writer. A blob that is there is replaced.
+
+        After an error the key is absent if it was before.
 
         Raises:
             Conflict: *key* is a folder, or a part of it is a blob.
@@ -137,37 +139,29 @@ class LocalBlobStore:
         """
         target = self._root / key
         with self._key_lock(key):
-            is_new = self._link(path, target, key)
-            with suppress(OSError):  # The blob has its key. What stays is listed as unfinished.
-                path.unlink()
+            inode = path.stat().st_ino
+            was_there = os.path.lexists(target)
+            self._rename(path, target, key)
+            # A file kept open has the bytes that were replaced, and those may be damaged.
+            self._open_files.forget(key)
             try:
-                # Also where the file was there before: another process may have linked it and not synced yet.
                 _sync_folder(target.parent)
             except OSError:
-                if is_new:
-                    with suppress(OSError):
+                with suppress(OSError):
+                    # Unless another process has put its file there meanwhile, and may have succeeded.
+                    if not was_there and target.lstat().st_ino == inode:
                         target.unlink()
                 raise
 
-    def _link(self, path: Path, target: Path, key: BlobKey) -> bool:
-        """Link *path* to *target*, or mark the file that is there as just written. True if it was not there."""
+    def _rename(self, path: Path, target: Path, key: BlobKey) -> None:
         tries_left = 3
         while True:
             tries_left -= 1
             try:
                 self._make_folder(target.parent)
-                os.link(path, target)
-            except FileExistsError:
-                try:
-                    if not stat.S_ISREG(target.lstat().st_mode):
-                        raise Conflict(f"blob {key}: a folder has that name") from None
-                    # A collection that looks for old strays must not take this one any more.
-                    os.utime(target)
-                except FileNotFoundError:
-                    if not tries_left:
-                        raise
-                else:
-                    return False
+                path.rename(target)
+            except IsADirectoryError:
+                raise Conflict(f"blob {key}: a folder has that name") from None
             except NotADirectoryError:
                 raise Conflict(f"blob {key}: a part of the key is the key of another blob") from None
             except FileNotFoundError:
@@ -176,7 +170,7 @@ class LocalBlobStore:
                 if not tries_left:
                     raise
             else:
-                return True
+                return
 
     def _make_folder(self, folder: Path) -> None:
         """Make *folder* and those between it and the root, and sync each of their names."""

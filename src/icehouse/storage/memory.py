@@ -103,8 +103,7 @@ class MemoryBlobStore:
             self._writers.pop(name, None)
 
     def _keep(self, key: BlobKey, data: bytes) -> None:
-        present = self._blobs.get(key)
-        self._blobs[key] = _Blob(data if present is None else present.data, self._clock())
+        self._blobs[key] = _Blob(data, self._clock())
 
     def _get(self, key: BlobKey) -> _Blob:
         check_key(key)
