@@ -1,0 +1,47 @@
+"""Rows of the access database: how often and when paths were used last."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, func, select
+from sqlalchemy.dialects.sqlite import insert
+
+from icehouse.db.schema import path_access
+
+ACCESS_REVISION: Final = "0001"
+"""What `migrations/versions/access` brings an access database to."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathUse:
+    """How often a path was used, and when last."""
+
+    path_id: int
+    last_used_at: int
+    uses: int
+
+
+def add_uses(connection: Connection, new: Sequence[PathUse]) -> None:
+    """Add to what is noted. A later time that another process noted stays."""
+    if not new:
+        return
+    addition = insert(path_access)
+    addition = addition.on_conflict_do_update(
+        index_elements=[path_access.c.path_id],
+        set_={
+            "last_used_at": func.max(path_access.c.last_used_at, addition.excluded.last_used_at),
+            "uses": path_access.c.uses + addition.excluded.uses,
+        },
+    )
+    connection.execute(
+        addition, [{"path_id": use.path_id, "last_used_at": use.last_used_at, "uses": use.uses} for use in new]
+    )
+
+
+def load_uses(connection: Connection, path_ids: Collection[int]) -> dict[int, PathUse]:
+    """What is noted of those paths, by number; at most a thousand at once. Those never used are left out."""
+    rows = connection.execute(select(path_access).where(path_access.c.path_id.in_(path_ids)))
+    return {row.path_id: PathUse(row.path_id, row.last_used_at, row.uses) for row in rows}

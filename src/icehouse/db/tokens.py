@@ -1,0 +1,151 @@
+"""Rows of tokens."""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Integer, Row, bindparam, exists, func, insert, select, update
+
+from icehouse.db.schema import token
+from icehouse.errors import NotFound
+from icehouse.rules.access import Grant, Permission
+
+_FIND_NOW: Final = """
+    SELECT id, description, permissions, cache_pattern, expires_at, revoked_at FROM token WHERE token_hash = ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A token, without anything that its secret could be found from."""
+
+    id: int
+    description: str
+    permissions: frozenset[Permission]
+    cache_pattern: str
+    created_at: int
+    created_by: int | None
+    expires_at: int | None
+    revoked_at: int | None
+    last_used_at: int | None
+
+    def grant(self) -> Grant:
+        """What it allows while it is valid."""
+        return Grant(self.id, self.description, self.permissions, self.cache_pattern, self.expires_at)
+
+    def is_valid(self, now: int) -> bool:
+        """Tell whether it is neither revoked nor expired at *now*."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+def find_token(connection: Connection, token_hash: bytes) -> TokenRow | None:
+    """The token with that hash, valid or not, or `None`."""
+    row = connection.execute(select(token).where(token.c.token_hash == token_hash)).first()
+    return None if row is None else _token_row(row)
+
+
+def find_grant_now(reader: sqlite3.Connection, token_hash: bytes, now: int) -> Grant | None:
+    """What the token with that hash allows at *now*; `None` if it is unknown, expired or revoked. One indexed read."""
+    row: tuple[int, str, str, str, int | None, int | None] | None = reader.execute(_FIND_NOW, (token_hash,)).fetchone()
+    if row is None:
+        return None
+    token_id, description, permissions, cache_pattern, expires_at, revoked_at = row
+    if revoked_at is not None or (expires_at is not None and now >= expires_at):
+        return None
+    return Grant(token_id, description, _parse_permissions(permissions), cache_pattern, expires_at)
+
+
+def get_token(connection: Connection, token_id: int) -> TokenRow:
+    """The token with that number.
+
+    Raises:
+        NotFound: there is none.
+    """
+    row = connection.execute(select(token).where(token.c.id == token_id)).first()
+    if row is None:
+        raise no_such_token(token_id)
+    return _token_row(row)
+
+
+def no_such_token(token_id: int) -> NotFound:
+    """The error for a token that is not there, and, in the same words, for one that the caller may not know of."""
+    return NotFound(f"there is no token {token_id}, or none that these credentials may see")
+
+
+def list_tokens(connection: Connection) -> tuple[TokenRow, ...]:
+    """All tokens, revoked and expired ones too, in the order in which they were made."""
+    return tuple(_token_row(row) for row in connection.execute(select(token).order_by(token.c.id)))
+
+
+def has_tokens(connection: Connection) -> bool:
+    """Tell whether a token was ever made."""
+    return connection.execute(select(exists(select(token.c.id)))).scalar_one()
+
+
+def insert_token(
+    connection: Connection,
+    token_hash: bytes,
+    *,
+    description: str,
+    permissions: Iterable[Permission],
+    cache_pattern: str,
+    created_by: int | None,
+    expires_at: int | None,
+    now: int,
+) -> TokenRow:
+    """Add a token. `created_by` is null for one made on the server's machine."""
+    wanted = frozenset(permissions)
+    result = connection.execute(
+        insert(token)
+        .values(
+            token_hash=token_hash,
+            description=description,
+            permissions=" ".join(permission for permission in Permission if permission in wanted),
+            cache_pattern=cache_pattern,
+            created_at=now,
+            created_by=created_by,
+            expires_at=expires_at,
+        )
+        .returning(token)
+    )
+    return _token_row(result.one())
+
+
+def revoke_token(connection: Connection, token_id: int, *, now: int) -> None:
+    """Make a token invalid from now on. One that is revoked keeps the time at which it was."""
+    connection.execute(update(token).where(token.c.id == token_id, token.c.revoked_at.is_(None)).values(revoked_at=now))
+
+
+def note_uses(connection: Connection, last_used_at: Mapping[int, int]) -> None:
+    """Note when tokens, by number, were last used. A later time that another process noted stays."""
+    if last_used_at:
+        used_at = bindparam("used_at", type_=Integer)
+        connection.execute(
+            update(token)
+            .where(token.c.id == bindparam("token_id"))
+            .values(last_used_at=func.max(func.coalesce(token.c.last_used_at, 0), used_at)),
+            [{"token_id": token_id, "used_at": time} for token_id, time in last_used_at.items()],
+        )
+
+
+@functools.lru_cache(maxsize=64)  # There are 63 sets of permissions.
+def _parse_permissions(text: str) -> frozenset[Permission]:
+    return frozenset(Permission(name) for name in text.split())
+
+
+def _token_row(row: Row[Any]) -> TokenRow:
+    return TokenRow(
+        id=row.id,
+        description=row.description,
+        permissions=_parse_permissions(row.permissions),
+        cache_pattern=row.cache_pattern,
+        created_at=row.created_at,
+        created_by=row.created_by,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+        last_used_at=row.last_used_at,
+    )

@@ -1,0 +1,158 @@
+"""Telling who sends a request, and whether they may do what they ask."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from icehouse.db.caches import CacheRow, find_cache
+from icehouse.db.engine import Database, database_errors
+from icehouse.db.tokens import find_grant_now, find_token, note_uses
+from icehouse.errors import Unauthenticated
+from icehouse.rules.access import (
+    Grant,
+    Permission,
+    check_access,
+    hash_token,
+    invalid_credentials,
+    no_such_cache,
+    parse_authorization,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A cache, and who may do to it what was asked for."""
+
+    cache: CacheRow
+    grant: Grant | None
+    """`None`: anyone may, so nobody was asked."""
+
+
+class Access:
+    """Checks credentials against the database each time, so that a revocation holds at once. Belongs to one event loop.
+
+    A token is found by its SHA-256 in an index. That takes no constant time, and need not: whoever measures it learns
+    about the hash of what they sent, from which no way leads to a token of another hash.
+    """
+
+    def __init__(self, database: Database, *, clock: Callable[[], int]) -> None:
+        self._database = database
+        self._clock = clock
+        self._last_used_at: dict[int, int] = {}
+
+    async def identify(self, credential: str | None) -> Grant | None:
+        """What the ``Authorization`` header *credential* allows; `None`: there is no header.
+
+        Raises:
+            Unauthenticated: the credentials are malformed, unknown, expired or revoked.
+        """
+        token = parse_authorization(credential)
+        if token is None:
+            return None
+        token_hash = hash_token(token)
+        return await self._database.read(lambda connection: self._find_grant(connection, token_hash))
+
+    def identify_now(self, reader: sqlite3.Connection, credential: str | None, now: int) -> Grant | None:
+        """As `identify`, over a plain connection and at once: one indexed read. Errors of SQLite pass as they are.
+
+        Raises:
+            Unauthenticated: the credentials are malformed, unknown, expired or revoked.
+        """
+        token = parse_authorization(credential)
+        if token is None:
+            return None
+        grant = find_grant_now(reader, hash_token(token), now)
+        if grant is None:
+            raise invalid_credentials()
+        self._last_used_at[grant.token_id] = now
+        return grant
+
+    async def enter(self, cache_name: str, permission: Permission, credential: str | None) -> Entry:
+        """The cache of that name, if who sends the ``Authorization`` header *credential* has *permission* on it.
+
+        Raises:
+            Unauthenticated: credentials are needed, and there are no valid ones.
+            NotFound: there is no such cache, or this caller may not know of it.
+            Denied: the caller knows the cache and lacks the permission.
+        """
+        token_hash: bytes | None = None
+        is_malformed = False
+        try:
+            token = parse_authorization(credential)
+            token_hash = None if token is None else hash_token(token)
+        except Unauthenticated:
+            is_malformed = True
+
+        def work(connection: Connection) -> Entry:
+            # The same two look-ups whatever there is, so that the time tells nothing about private caches.
+            cache = find_cache(connection, cache_name)
+            grant: Grant | None = None
+            is_invalid = is_malformed
+            if token_hash is not None:
+                try:
+                    grant = self._find_grant(connection, token_hash)
+                except Unauthenticated:
+                    is_invalid = True
+            check_access(
+                grant,
+                permission,
+                cache_name,
+                is_public=None if cache is None else cache.is_public,
+                has_invalid_credentials=is_invalid,
+            )
+            if cache is None:
+                raise no_such_cache(cache_name)
+            return Entry(cache, grant)
+
+        return await self._database.read(work)
+
+    async def flush(self) -> None:
+        """Write when tokens were last used. What could not be written is kept for the next time.
+
+        Raises:
+            StorageError: the database could not be written.
+        """
+        noted, self._last_used_at = self._last_used_at, {}
+        if not noted:
+            return
+        try:
+            await self._database.write(lambda connection: note_uses(connection, noted))
+        except BaseException:
+            self._last_used_at = noted | self._last_used_at
+            raise
+
+    def _find_grant(self, connection: Connection, token_hash: bytes) -> Grant:
+        now = self._clock()
+        row = find_token(connection, token_hash)
+        if row is None or not row.is_valid(now):
+            raise invalid_credentials()
+        # Any thread may set an item; `flush` takes the whole dict away first, and at worst misses this one use.
+        self._last_used_at[row.id] = now
+        return row.grant()
+
+
+class HotAccess:
+    """The same decision for the hot routes, over one plain connection, in the event loop."""
+
+    def __init__(self, access: Access, reader: sqlite3.Connection, path: Path, *, clock: Callable[[], int]) -> None:
+        self._access = access
+        self._reader = reader
+        self._path = path
+        self._clock = clock
+
+    def check_pull(self, header: bytes | None, cache_name: str, has_cache: bool) -> None:  # noqa: FBT001  the routes' signature
+        """Return if who sends the ``Authorization`` header may pull from a cache that is not public, and is there.
+
+        Raises:
+            Unauthenticated: there are no valid credentials.
+            NotFound: there is no such cache, or this caller may not know of it.
+        """
+        credential = None if header is None else header.decode("latin-1")
+        with database_errors(self._path):
+            grant = self._access.identify_now(self._reader, credential, self._clock())
+        check_access(grant, Permission.PULL, cache_name, is_public=False if has_cache else None)

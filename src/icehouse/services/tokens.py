@@ -1,0 +1,171 @@
+"""Making, listing and revoking tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy import Connection
+
+from icehouse.api.tokens import TokenCreate, TokenCreated, TokenView
+from icehouse.db.engine import Database
+from icehouse.db.tokens import TokenRow, get_token, insert_token, list_tokens, no_such_token, revoke_token
+from icehouse.errors import InvalidFormat
+from icehouse.nix.excerpts import excerpt
+from icehouse.rules.access import (
+    TOKEN_RANDOM_BYTES,
+    Grant,
+    Permission,
+    check_may_administer_tokens,
+    check_may_create_token,
+    hash_token,
+    invalid_credentials,
+    make_token,
+    may_see_token,
+    parse_cache_pattern,
+)
+
+MAX_DESCRIPTION_LENGTH: Final = 200
+MAX_LIFETIME_SECONDS: Final = 100 * 365 * 86_400
+
+
+class Tokens:
+    """Administers tokens.
+
+    Callers over the network bring a grant, and none means nobody. Methods named `…_on_server` are for people on the
+    server's machine, who have the data folder and may do all.
+    """
+
+    def __init__(self, database: Database, *, clock: Callable[[], int], draw: Callable[[int], bytes]) -> None:
+        """*draw* gives so many random bytes, fit for secrets."""
+        self._database = database
+        self._clock = clock
+        self._draw = draw
+
+    async def create_token(self, request: TokenCreate, grant: Grant | None) -> TokenCreated:
+        """Make a token no stronger than *grant*. The answer alone holds its secret.
+
+        Raises:
+            InvalidFormat: the description, pattern, permissions or lifetime is not valid.
+            Unauthenticated: there are no credentials, or no longer.
+            Denied: *grant* lacks the permission admin, or the new token would be stronger.
+        """
+        administrator = check_may_administer_tokens(grant)
+        return await self._create(request, administrator)
+
+    async def create_token_on_server(self, request: TokenCreate) -> TokenCreated:
+        """Make any token.
+
+        Raises:
+            InvalidFormat: the description, pattern, permissions or lifetime is not valid.
+        """
+        return await self._create(request, None)
+
+    async def list_tokens(self, grant: Grant | None) -> list[TokenView]:
+        """The tokens whose pattern reaches no further than the caller's, revoked and expired ones too, oldest first.
+
+        Raises:
+            Unauthenticated: there are no credentials.
+            Denied: *grant* lacks the permission admin.
+        """
+        administrator = check_may_administer_tokens(grant)
+        rows = await self._database.read(list_tokens)
+        return [view_of(row) for row in rows if may_see_token(administrator, row.grant())]
+
+    async def list_tokens_on_server(self) -> list[TokenView]:
+        """All tokens, revoked and expired ones too, oldest first."""
+        return [view_of(row) for row in await self._database.read(list_tokens)]
+
+    async def revoke_token(self, token_id: int, grant: Grant | None) -> None:
+        """Make a token invalid at once; one that is so already stays so. A token may always revoke itself.
+
+        Raises:
+            Unauthenticated: there are no credentials.
+            Denied: *grant* lacks the permission admin, and it is another token.
+            NotFound: there is no such token, or its pattern reaches further than the caller's.
+        """
+        administrator = (
+            grant if grant is not None and grant.token_id == token_id else check_may_administer_tokens(grant)
+        )
+        now = self._clock()
+
+        def work(connection: Connection) -> None:
+            if not may_see_token(administrator, get_token(connection, token_id).grant()):
+                raise no_such_token(token_id)
+            revoke_token(connection, token_id, now=now)
+
+        await self._database.write(work)
+
+    async def revoke_token_on_server(self, token_id: int) -> None:
+        """Make any token invalid at once.
+
+        Raises:
+            NotFound: there is no such token.
+        """
+        now = self._clock()
+
+        def work(connection: Connection) -> None:
+            get_token(connection, token_id)
+            revoke_token(connection, token_id, now=now)
+
+        await self._database.write(work)
+
+    async def _create(self, request: TokenCreate, administrator: Grant | None) -> TokenCreated:
+        now = self._clock()
+        description = _parse_description(request.description)
+        pattern = parse_cache_pattern(request.cache_pattern)
+        permissions = frozenset(Permission(name) for name in request.permissions)
+        if not permissions:
+            raise InvalidFormat("permissions: expected at least one")
+        expires_at = _parse_lifetime(request.expires_in_seconds, now)
+        if administrator is not None:
+            check_may_create_token(administrator, pattern, expires_at=expires_at)
+        token = make_token(self._draw(TOKEN_RANDOM_BYTES))
+
+        def work(connection: Connection) -> TokenRow:
+            # Looked at again by the transaction that acts: a revocation since then must not leave an heir.
+            if administrator is not None and not get_token(connection, administrator.token_id).is_valid(now):
+                raise invalid_credentials()
+            return insert_token(
+                connection,
+                hash_token(token),
+                description=description,
+                permissions=permissions,
+                cache_pattern=pattern,
+                created_by=None if administrator is None else administrator.token_id,
+                expires_at=expires_at,
+                now=now,
+            )
+
+        return TokenCreated(token=token, view=view_of(await self._database.write(work)))
+
+
+def view_of(row: TokenRow) -> TokenView:
+    """What is told of a token."""
+    return TokenView(
+        id=row.id,
+        description=row.description,
+        permissions=[permission.value for permission in Permission if permission in row.permissions],
+        cache_pattern=row.cache_pattern,
+        created_at=row.created_at,
+        created_by=row.created_by,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+        last_used_at=row.last_used_at,
+    )
+
+
+def _parse_description(text: str) -> str:
+    if len(text) > MAX_DESCRIPTION_LENGTH or not text.strip() or not text.isprintable():
+        raise InvalidFormat(
+            f"description {excerpt(text)}: expected 1 to {MAX_DESCRIPTION_LENGTH} printable characters on one line"
+        )
+    return text.strip()
+
+
+def _parse_lifetime(seconds: int | None, now: int) -> int | None:
+    if seconds is None:
+        return None
+    if not 0 < seconds <= MAX_LIFETIME_SECONDS:
+        raise InvalidFormat(f"expires_in_seconds {seconds}: expected 1 to {MAX_LIFETIME_SECONDS}, or null for never")
+    return now + seconds

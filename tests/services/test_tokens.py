@@ -1,0 +1,143 @@
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from icehouse.api.tokens import PermissionName, TokenCreate
+from icehouse.db.engine import Database
+from icehouse.db.migrate import prepare_database
+from icehouse.errors import Denied, InvalidFormat, NotFound, Unauthenticated
+from icehouse.rules.access import Grant, parse_token
+from icehouse.services.access import Access
+from icehouse.services.tokens import Tokens
+
+NOW = 1_000
+
+
+def clock() -> int:
+    return NOW
+
+
+def request(
+    *permissions: PermissionName, pattern: str = "*", expires_in: int | None = None, description: str = "CI"
+) -> TokenCreate:
+    return TokenCreate(
+        description=description,
+        permissions=list(permissions) or ["pull"],
+        cache_pattern=pattern,
+        expires_in_seconds=expires_in,
+    )
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    prepare_database(tmp_path / "icehouse.db")
+    database = Database.open(tmp_path / "icehouse.db")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def access(database: Database) -> Access:
+    return Access(database, clock=clock)
+
+
+@pytest.fixture
+def tokens(database: Database) -> Tokens:
+    numbers = itertools.count(1)
+    return Tokens(database, clock=clock, draw=lambda size: next(numbers).to_bytes(size, "big"))
+
+
+@pytest.fixture
+async def team(tokens: Tokens, access: Access) -> Grant:
+    """An administrator of the caches of a team; an administrator of everything is token 1."""
+    await tokens.create_token_on_server(request("admin"))
+    created = await tokens.create_token_on_server(request("admin", pattern="team-*", expires_in=500))
+    grant = await access.identify(f"Bearer {created.token}")
+    assert grant is not None
+    return grant
+
+
+async def test_a_new_token_opens_what_it_was_made_for(tokens: Tokens, access: Access, team: Grant) -> None:
+    created = await tokens.create_token(request("push", "pull", pattern="team-a", expires_in=60), team)
+    assert parse_token(created.token)
+    assert created.view.permissions == ["pull", "push"]
+    assert created.view.created_by == team.token_id
+    assert created.view.expires_at == NOW + 60
+    grant = await access.identify(f"Bearer {created.token}")
+    assert grant is not None
+    assert grant.cache_pattern == "team-a"
+
+
+async def test_a_stronger_token_is_denied(tokens: Tokens, team: Grant) -> None:
+    for stronger in (request("pull"), request("pull", pattern="team-a"), request(pattern="team-a", expires_in=501)):
+        with pytest.raises(Denied):
+            await tokens.create_token(stronger, team)
+    assert len(await tokens.list_tokens_on_server()) == 2
+
+
+async def test_no_credentials_make_no_token(tokens: Tokens) -> None:
+    with pytest.raises(Unauthenticated):
+        await tokens.create_token(request(), None)
+    with pytest.raises(Unauthenticated):
+        await tokens.list_tokens(None)
+    with pytest.raises(Unauthenticated):
+        await tokens.revoke_token(1, None)
+
+
+async def test_a_token_revoked_meanwhile_leaves_no_heir(tokens: Tokens, team: Grant) -> None:
+    await tokens.revoke_token_on_server(team.token_id)
+    with pytest.raises(Unauthenticated):
+        await tokens.create_token(request("pull", pattern="team-a", expires_in=60), team)
+    assert len(await tokens.list_tokens_on_server()) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        request(pattern="A"),
+        request(expires_in=0),
+        request(expires_in=-1),
+        request(expires_in=10**12),
+        request(description=""),
+        request(description="a\nb"),
+        request(description="x" * 201),
+        TokenCreate(description="CI", permissions=[], cache_pattern="*"),
+    ],
+)
+async def test_a_wrong_request_is_refused(tokens: Tokens, wrong: TokenCreate) -> None:
+    with pytest.raises(InvalidFormat):
+        await tokens.create_token_on_server(wrong)
+
+
+async def test_an_administrator_sees_and_revokes_what_reaches_no_further(
+    tokens: Tokens, access: Access, team: Grant
+) -> None:
+    created = await tokens.create_token(request("pull", pattern="team-a", expires_in=60), team)
+    assert [view.id for view in await tokens.list_tokens(team)] == [2, 3]
+    assert [view.id for view in await tokens.list_tokens_on_server()] == [1, 2, 3]
+    for hidden in (1, 99):
+        with pytest.raises(NotFound, match=f"no token {hidden}, or none"):
+            await tokens.revoke_token(hidden, team)
+    await tokens.revoke_token(3, team)
+    await tokens.revoke_token(3, team)
+    with pytest.raises(Unauthenticated):
+        await access.identify(f"Bearer {created.token}")
+    assert [view.revoked_at for view in await tokens.list_tokens_on_server()] == [None, None, NOW]
+
+
+async def test_a_token_without_admin_may_revoke_itself_only(tokens: Tokens, access: Access, team: Grant) -> None:
+    created = await tokens.create_token(request("pull", pattern="team-a", expires_in=60), team)
+    grant = await access.identify(f"Bearer {created.token}")
+    assert grant is not None
+    for refused in (tokens.revoke_token(2, grant), tokens.create_token(request(), grant), tokens.list_tokens(grant)):
+        with pytest.raises(Denied):
+            await refused
+    await tokens.revoke_token(grant.token_id, grant)
+    assert (await tokens.list_tokens_on_server())[2].revoked_at == NOW
+
+
+async def test_revoking_an_absent_token_says_so(tokens: Tokens) -> None:
+    with pytest.raises(NotFound):
+        await tokens.revoke_token_on_server(1)
