@@ -9,32 +9,37 @@ from typer.core import TyperGroup
 from icehouse.cli.exits import EXIT_CODES_HELP
 
 _COMMANDS: Final = {
-    "serve": "icehouse.cli.serve",
-    "login": "icehouse.cli.login",
-    "cache": "icehouse.cli.cache",
-    "token": "icehouse.cli.token",
-    "use": "icehouse.cli.use",
-    "push": "icehouse.cli.push",
-    "path": "icehouse.cli.path",
+    "serve": ("icehouse.cli.serve", "serve"),
+    "login": ("icehouse.cli.login", "app"),
+    "cache": ("icehouse.cli.cache", "app"),
+    "token": ("icehouse.cli.token", "app"),
+    "use": ("icehouse.cli.use", "app"),
+    "push": ("icehouse.cli.push", "app"),
+    "path": ("icehouse.cli.path", "app"),
 }
-"""Each module has a `typer.Typer` called ``app``, with one command or with several."""
+"""For each command its module, and what is in it: a `typer.Typer`, or a function that is one command."""
 
 
 class LazyGroup(TyperGroup):
     """A group that finds its commands in `_COMMANDS`."""
 
-    modules: ClassVar[dict[str, str]] = _COMMANDS
+    places: ClassVar[dict[str, tuple[str, str]]] = _COMMANDS
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401, ARG002  typer's own type is private
         """Their names, in the order in which people meet them."""
-        return list(self.modules)
+        return list(self.places)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401, ARG002  as above
         """A command by its name; None if there is no such command."""
-        module = self.modules.get(cmd_name)
-        if module is None:
+        if cmd_name not in self.places:
             return None
-        command = typer.main.get_command(import_module(module).app)
+        module, attribute = self.places[cmd_name]
+        found: Any = getattr(import_module(module), attribute)
+        if not isinstance(found, typer.Typer):
+            app = typer.Typer(add_completion=False, rich_markup_mode=None)
+            app.command(epilog=EXIT_CODES_HELP)(found)
+            found = app
+        command = typer.main.get_command(found)
         command.name = cmd_name
         return command
 

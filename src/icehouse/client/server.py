@@ -55,6 +55,9 @@ SILENCE_SECONDS: Final = 300
 """How long a server may say nothing: it may be putting a large NAR together."""
 
 _ATTEMPTS: Final = 8
+_FIRST_ATTEMPTS: Final = 3
+"""Until the server has answered once: it is more likely that its address is wrong than that it restarts."""
+
 _RETRY_SECONDS: Final = 120
 _MAX_WAIT_SECONDS: Final = 60
 _OK: Final = 200
@@ -87,6 +90,7 @@ class Server:
         self._client = client
         self._login = login
         self._api = f"{login.url}/api/v1"
+        self._has_answered = False
         self.sent_bytes = 0
         """Bytes of request bodies that were sent, those of repeated tries included."""
 
@@ -205,13 +209,18 @@ class Server:
         is_repeatable: bool = True,
     ) -> bytes:
         """The body of a successful answer, or of one with the status *also*."""
-        hook = _wait_for if is_repeatable else _wait_before_sent
         retries = stamina.retry_context(
-            on=hook, attempts=_ATTEMPTS, timeout=_RETRY_SECONDS, wait_initial=0.2, wait_max=_MAX_WAIT_SECONDS
+            on=_wait_for if is_repeatable else _wait_before_sent,
+            attempts=_ATTEMPTS if self._has_answered else _FIRST_ATTEMPTS,
+            timeout=_RETRY_SECONDS,
+            wait_initial=0.2,
+            wait_max=_MAX_WAIT_SECONDS,
         )
         async for attempt in retries:
             with attempt:
-                return await self._try_once(method, path, body, content_type, also=also)
+                answer = await self._try_once(method, path, body, content_type, also=also)
+                self._has_answered = True
+                return answer
         raise AssertionError(path)  # stamina ends its loop by an answer or an error
 
     async def _try_once(
@@ -244,6 +253,7 @@ async def connect(login: Login) -> AsyncGenerator[Server]:
     Raises:
         InvalidFormat: the login's address is malformed (with the first request).
     """
+    stamina.instrumentation.set_on_retry_hooks([])  # else each retry is a line on stderr, which is for people here
     client = (
         ClientBuilder()
         .user_agent(f"icehouse/{version('icehouse')}")
