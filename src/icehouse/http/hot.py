@@ -24,7 +24,7 @@ from icehouse.http.streaming import ClientLeft, send_blocks
 from icehouse.nix import nix32
 
 _LETTER: Final = "[0-9a-df-np-sv-z]"
-_HOT_PATH: Final = re.compile(
+HOT_PATH: Final = re.compile(
     rf"/([a-z0-9](?:[a-z0-9-]{{0,48}}[a-z0-9])?)"
     rf"/(?:({_LETTER}{{32}})\.narinfo|nar/({_LETTER}{{52}})\.nar\.zst|nix-cache-info)".encode()
 )
@@ -116,7 +116,7 @@ class HotRoutes:
         """Answer one request, or hand it on."""
         if scope["type"] != "http":
             return self._rest(scope, receive, send)
-        match = _HOT_PATH.fullmatch(scope["raw_path"])
+        match = HOT_PATH.fullmatch(scope["raw_path"])
         if match is None:
             return self._rest(scope, receive, send)
         method = scope["method"]
