@@ -1,0 +1,316 @@
+"""Creating, listing, showing and deleting caches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from sqlalchemy import Connection
+
+from icehouse.api.caches import CacheCreate, CacheDetails, CacheView, UpstreamBody
+from icehouse.db.caches import (
+    PUBLIC_DOMAIN_ID,
+    CacheRow,
+    UpstreamRow,
+    count_paths,
+    delete_cache,
+    find_domain,
+    insert_cache,
+    insert_domain,
+    insert_upstream,
+    list_caches,
+    list_caches_of_domain,
+    list_upstreams,
+    page_recipes,
+    purge_domain,
+    sum_stored_bytes,
+)
+from icehouse.db.engine import Database
+from icehouse.db.keys import insert_key, list_keys
+from icehouse.errors import Denied, InvalidFormat
+from icehouse.nix.excerpts import excerpt
+from icehouse.nix.signing import SEED_BYTES, PublicKey, SecretKey
+from icehouse.nix.store_paths import StoreDir
+from icehouse.rules.access import Grant, Permission, allows, check_may_create_cache, parse_cache_name
+from icehouse.rules.recipes import parse_recipe
+from icehouse.services.signing import NONCE_BYTES, Sealer
+from icehouse.storage.blobs import BlobStore
+
+DEFAULT_UPSTREAM: Final = UpstreamBody(
+    url="https://cache.nixos.org",
+    public_keys=["cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="],
+)
+MAX_UPSTREAMS: Final = 16
+MAX_UPSTREAM_KEYS: Final = 16
+MAX_URL_LENGTH: Final = 2048
+MAX_PRIORITY: Final = 2**31 - 1
+
+_RECIPES_A_PAGE: Final = 500
+_RANGES_A_PAGE: Final = 500
+_ANY_CHUNKS: Final = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class _Upstream:
+    url: str
+    public_keys: tuple[PublicKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """A `CacheCreate` whose parts were read."""
+
+    name: str
+    is_public: bool
+    domain_name: str | None
+    store_dir: StoreDir
+    priority: int
+    want_mass_query: bool
+    upstreams: tuple[_Upstream, ...]
+
+
+class Caches:
+    """Administers caches. Rights on a cache that exists are checked by who calls (`Access.enter`)."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        sealer: Sealer,
+        *,
+        public_url: str,
+        clock: Callable[[], int],
+        draw: Callable[[int], bytes],
+    ) -> None:
+        """*draw* gives so many random bytes, fit for secrets."""
+        self._database = database
+        self._blobs = blobs
+        self._sealer = sealer
+        self._public_url = public_url.rstrip("/")
+        self._clock = clock
+        self._draw = draw
+
+    async def create_cache(self, request: CacheCreate, grant: Grant | None) -> CacheView:
+        """Make a cache with a signing key of its own.
+
+        Raises:
+            InvalidFormat: a setting is not valid.
+            Unauthenticated: there are no credentials.
+            Denied: the caller does not administer caches of that name, or not all caches of the domain named.
+            Conflict: there is a cache of that name.
+        """
+        settings = _parse_settings(request)
+        check_may_create_cache(grant, settings.name)
+        now = self._clock()
+        key = SecretKey.generate(key_name(settings.name, self._public_url), self._draw(SEED_BYTES))
+        sealed = self._sealer.seal(key, self._draw(NONCE_BYTES))
+
+        def work(connection: Connection) -> CacheView:
+            cache = insert_cache(
+                connection,
+                name=settings.name,
+                domain_id=_choose_domain(connection, settings, grant, now=now),
+                is_public=settings.is_public,
+                store_dir=settings.store_dir,
+                priority=settings.priority,
+                want_mass_query=settings.want_mass_query,
+                now=now,
+            )
+            insert_key(connection, cache.id, key.public_key, sealed, now=now)
+            for upstream in settings.upstreams:
+                insert_upstream(connection, cache.id, upstream.url, upstream.public_keys)
+            return self._load_view(connection, cache)
+
+        return await self._database.write(work)
+
+    async def list_caches(self, grant: Grant | None) -> list[CacheView]:
+        """The caches that the caller may pull from, by name: public ones, and those that *grant* opens."""
+
+        def work(connection: Connection) -> list[CacheView]:
+            return [
+                self._load_view(connection, cache)
+                for cache in list_caches(connection)
+                if cache.is_public or allows(grant, Permission.PULL, cache.name)
+            ]
+
+        return await self._database.read(work)
+
+    async def show_cache(self, cache: CacheRow) -> CacheDetails:
+        """A cache with its counts, exact at some time while they are made: NARs are looked at a page at a time."""
+        stored_bytes = await self._measure(cache)
+
+        def work(connection: Connection) -> CacheDetails:
+            view = self._load_view(connection, cache)
+            counts = count_paths(connection, cache.id)
+            return CacheDetails(
+                name=view.name,
+                url=view.url,
+                is_public=view.is_public,
+                priority=view.priority,
+                want_mass_query=view.want_mass_query,
+                store_dir=view.store_dir,
+                public_keys=view.public_keys,
+                upstreams=view.upstreams,
+                created_at=view.created_at,
+                paths=counts.paths,
+                nar_bytes=counts.nar_bytes,
+                stored_bytes=stored_bytes,
+            )
+
+        return await self._database.read(work)
+
+    async def delete_cache(self, cache: CacheRow) -> None:
+        """Remove a cache for good, and, if it was the last of a domain other than the public one, that domain's bytes.
+
+        The rows go first, in one transaction. Objects that a crash leaves then are strays, which collection finds.
+
+        Raises:
+            NotFound: it was deleted already.
+            StorageError: the rows are gone, and some objects could not be deleted.
+        """
+
+        def work(connection: Connection) -> bool:
+            delete_cache(connection, cache.id)
+            is_empty = cache.domain_id != PUBLIC_DOMAIN_ID and not list_caches_of_domain(connection, cache.domain_id)
+            if is_empty:
+                purge_domain(connection, cache.domain_id)
+            return is_empty
+
+        if await self._database.write(work):
+            await asyncio.to_thread(self._delete_objects, cache.domain_id)
+
+    def _delete_objects(self, domain_id: int) -> None:
+        for prefix in (f"packs/{domain_id}/", f"journal/{domain_id}/"):
+            for blob in self._blobs.list(prefix):
+                self._blobs.delete(blob.key)
+
+    async def _measure(self, cache: CacheRow) -> int:
+        """Stored bytes of the distinct chunks that the visible paths of *cache* use."""
+        used: list[tuple[int, int]] = []
+        after = 0
+        while True:
+            page = await self._database.read(
+                lambda connection, after=after: page_recipes(
+                    connection, cache, after_nar_id=after, limit=_RECIPES_A_PAGE
+                )
+            )
+            if not page:
+                break
+            after = page[-1].nar_id
+            for recipe in page:
+                # Checked when it was stored, so its chunks need no limit here.
+                runs = parse_recipe(recipe.body, max_chunks=_ANY_CHUNKS).runs
+                used += [(run.first, run.first + run.count - 1) for run in runs]
+            used = merge_ranges(used)  # Most NARs share runs with others, so this stays small.
+        total = 0
+        for start in range(0, len(used), _RANGES_A_PAGE):
+            some = used[start : start + _RANGES_A_PAGE]
+            total += await self._database.read(
+                lambda connection, some=some: sum_stored_bytes(connection, cache.domain_id, some)
+            )
+        return total
+
+    def _load_view(self, connection: Connection, cache: CacheRow) -> CacheView:
+        return CacheView(
+            name=cache.name,
+            url=f"{self._public_url}/{cache.name}",
+            is_public=cache.is_public,
+            priority=cache.priority,
+            want_mass_query=cache.want_mass_query,
+            store_dir=cache.store_dir.path,
+            public_keys=[key.public_key.render() for key in list_keys(connection, cache.id)],
+            upstreams=[_upstream_body(upstream) for upstream in list_upstreams(connection, cache.id)],
+            created_at=cache.created_at,
+        )
+
+
+def key_name(cache_name: str, public_url: str) -> str:
+    """The name of a new cache's signing key: ``<cache>.<host>-1``, the host without its port."""
+    host = urlsplit(public_url).hostname
+    if not host:
+        raise InvalidFormat(f"public URL {excerpt(public_url)}: expected for instance https://cache.example.org")
+    return f"{cache_name}.{host.replace(':', '-')}-1"  # A colon would end the name; an IPv6 address has some.
+
+
+def _choose_domain(connection: Connection, settings: _Settings, grant: Grant | None, *, now: int) -> int:
+    if settings.is_public:
+        return PUBLIC_DOMAIN_ID
+    if settings.domain_name is None:
+        return insert_domain(connection, None, now=now)
+    domain_id = find_domain(connection, settings.domain_name)
+    if domain_id is None:
+        return insert_domain(connection, settings.domain_name, now=now)
+    # Whoever shares a domain can find out which chunks it has.
+    if not all(allows(grant, Permission.ADMIN, cache.name) for cache in list_caches_of_domain(connection, domain_id)):
+        raise Denied(f"domain {settings.domain_name!r}: joining it needs the permission admin on all its caches")
+    return domain_id
+
+
+def _parse_settings(request: CacheCreate) -> _Settings:
+    upstreams = [DEFAULT_UPSTREAM] if request.upstreams is None else request.upstreams
+    if not 0 <= request.priority <= MAX_PRIORITY:
+        raise InvalidFormat(f"priority {request.priority}: expected 0 to {MAX_PRIORITY}")
+    if len(upstreams) > MAX_UPSTREAMS:
+        raise InvalidFormat(f"{len(upstreams)} upstreams: expected at most {MAX_UPSTREAMS}")
+    parsed = tuple(_parse_upstream(upstream) for upstream in upstreams)
+    if len({upstream.url for upstream in parsed}) < len(parsed):
+        raise InvalidFormat("upstreams: a URL is there twice")
+    return _Settings(
+        name=parse_cache_name(request.name),
+        is_public=request.is_public,
+        domain_name=_parse_domain(request),
+        store_dir=StoreDir.parse(request.store_dir),
+        priority=request.priority,
+        want_mass_query=request.want_mass_query,
+        upstreams=parsed,
+    )
+
+
+def _parse_domain(request: CacheCreate) -> str | None:
+    if request.domain is None:
+        return None
+    if request.is_public:
+        raise InvalidFormat(f"domain {excerpt(request.domain)}: a public cache is in the domain of all public caches")
+    if request.domain == "public":
+        raise InvalidFormat("domain 'public' is that of public caches: it would tell others what a private cache has")
+    try:
+        return parse_cache_name(request.domain)
+    except InvalidFormat as exc:
+        raise InvalidFormat(f"domain: {exc}") from exc
+
+
+def _parse_upstream(body: UpstreamBody) -> _Upstream:
+    url = body.url.rstrip("/")
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in {"http", "https", "s3"} and bool(parts.hostname)
+    except ValueError:
+        is_address = False
+    else:
+        is_address = is_address and parts.username is None
+    if not is_address or len(url) > MAX_URL_LENGTH or not url.isprintable() or " " in url:
+        raise InvalidFormat(f"upstream {excerpt(url)}: expected an http, https or s3 URL without credentials")
+    if not 0 < len(body.public_keys) <= MAX_UPSTREAM_KEYS:
+        raise InvalidFormat(
+            f"upstream {url}: {len(body.public_keys)} public keys, expected 1 to {MAX_UPSTREAM_KEYS}: "
+            "a path is accepted as external for its signature"
+        )
+    return _Upstream(url, tuple(PublicKey.parse(key) for key in body.public_keys))
+
+
+def _upstream_body(upstream: UpstreamRow) -> UpstreamBody:
+    return UpstreamBody(url=upstream.url, public_keys=[key.render() for key in upstream.public_keys])
+
+
+def merge_ranges(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same numbers as *ranges* (first and last, that one included), ascending, without overlaps and neighbours."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = merged[-1][0], max(last, merged[-1][1])
+        else:
+            merged.append((first, last))
+    return merged

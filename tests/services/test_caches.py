@@ -1,0 +1,328 @@
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import Connection, func, insert, select
+
+from icehouse.api.caches import CacheCreate, CacheDetails, UpstreamBody
+from icehouse.db import schema
+from icehouse.db.caches import PUBLIC_DOMAIN_ID, CacheRow, get_cache
+from icehouse.db.engine import Database
+from icehouse.db.migrate import prepare_database
+from icehouse.errors import Conflict, Denied, InvalidFormat, NotFound, Unauthenticated
+from icehouse.nix.signing import PublicKey
+from icehouse.rules.access import Grant, Permission
+from icehouse.rules.recipes import make_recipe, render_recipe
+from icehouse.services.caches import DEFAULT_UPSTREAM, Caches, key_name, merge_ranges
+from icehouse.services.signing import Sealer, Signer
+from icehouse.storage.blobs import BlobKey
+from icehouse.storage.memory import MemoryBlobStore
+
+NOW = 1_000
+SEALER = Sealer(b"k" * 32)
+ADMIN = Grant(1, "", frozenset({Permission.ADMIN}), "*")
+TEAM = Grant(2, "", frozenset({Permission.ADMIN}), "team-*")
+KEY = "key-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+
+
+def clock() -> int:
+    return NOW
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    prepare_database(tmp_path / "icehouse.db")
+    database = Database.open(tmp_path / "icehouse.db")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def blobs() -> MemoryBlobStore:
+    return MemoryBlobStore()
+
+
+@pytest.fixture
+def caches(database: Database, blobs: MemoryBlobStore) -> Caches:
+    numbers = itertools.count(1)
+    return Caches(
+        database,
+        blobs,
+        SEALER,
+        public_url="https://cache.example.org:8443/",
+        clock=clock,
+        draw=lambda size: next(numbers).to_bytes(size, "big"),
+    )
+
+
+async def row_of(database: Database, name: str) -> CacheRow:
+    return await database.read(lambda connection: get_cache(connection, name))
+
+
+async def test_a_new_cache_says_what_its_users_need(caches: Caches, database: Database) -> None:
+    view = await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN)
+    assert view.url == "https://cache.example.org:8443/main"
+    assert view.upstreams == [DEFAULT_UPSTREAM]
+    assert (view.priority, view.want_mass_query, view.store_dir) == (41, True, "/nix/store")
+    assert view.created_at == NOW
+    (secret,) = await Signer(database, SEALER).secret_keys((await row_of(database, "main")).id)
+    assert view.public_keys == [secret.public_key.render()]
+    assert PublicKey.parse(view.public_keys[0]).key_name == "main.cache.example.org-1"
+    assert await caches.list_caches(None) == [view]
+
+
+async def test_two_caches_have_two_keys(caches: Caches) -> None:
+    views = [await caches.create_cache(CacheCreate(name=name, is_public=True), ADMIN) for name in ("a", "b")]
+    assert len({PublicKey.parse(view.public_keys[0]).key for view in views}) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1:8080", "main.127.0.0.1-1"),
+        ("http://[::1]:8080", "main.--1-1"),
+        ("https://Cache.Example.org/nix", "main.cache.example.org-1"),
+    ],
+)
+def test_the_key_is_named_for_cache_and_host(url: str, expected: str) -> None:
+    assert key_name("main", url) == expected
+    PublicKey(key_name("main", url), bytes(32))
+
+
+def test_a_public_url_without_host_is_refused() -> None:
+    with pytest.raises(InvalidFormat):
+        key_name("main", "localhost")
+
+
+async def test_a_name_is_used_once(caches: Caches) -> None:
+    await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN)
+    with pytest.raises(Conflict):
+        await caches.create_cache(CacheCreate(name="main", is_public=False), ADMIN)
+
+
+async def test_a_name_outside_the_pattern_is_denied(caches: Caches) -> None:
+    with pytest.raises(Denied):
+        await caches.create_cache(CacheCreate(name="main", is_public=True), TEAM)
+    with pytest.raises(Unauthenticated):
+        await caches.create_cache(CacheCreate(name="main", is_public=True), None)
+    assert await caches.list_caches(ADMIN) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        CacheCreate(name="api", is_public=True),
+        CacheCreate(name="A", is_public=True),
+        CacheCreate(name="a", is_public=True, priority=-1),
+        CacheCreate(name="a", is_public=True, priority=2**31),
+        CacheCreate(name="a", is_public=True, store_dir="nix/store"),
+        CacheCreate(name="a", is_public=True, domain="team"),
+        CacheCreate(name="a", is_public=False, domain="public"),
+        CacheCreate(name="a", is_public=False, domain="Team"),
+        *(
+            CacheCreate(name="a", is_public=True, upstreams=[UpstreamBody(url=url, public_keys=[KEY])])
+            for url in (
+                "",
+                "cache.nixos.org",
+                "file:///nix",
+                "https://",
+                "https://[",
+                "https://a b",
+                "https://me:secret@a.example",
+                "https://" + "a" * 3_000,
+            )
+        ),
+        CacheCreate(name="a", is_public=True, upstreams=[UpstreamBody(url="https://a.example", public_keys=[])]),
+        CacheCreate(name="a", is_public=True, upstreams=[UpstreamBody(url="https://a.example", public_keys=["key"])]),
+        CacheCreate(
+            name="a", is_public=True, upstreams=[UpstreamBody(url="https://a.example", public_keys=[KEY] * 17)]
+        ),
+        CacheCreate(
+            name="a",
+            is_public=True,
+            upstreams=[UpstreamBody(url=f"https://{n}.example", public_keys=[KEY]) for n in range(17)],
+        ),
+        CacheCreate(
+            name="a",
+            is_public=True,
+            upstreams=[UpstreamBody(url=f"https://a.example{end}", public_keys=[KEY]) for end in ("", "/")],
+        ),
+    ],
+)
+async def test_a_wrong_setting_is_refused_and_nothing_is_made(caches: Caches, wrong: CacheCreate) -> None:
+    with pytest.raises(InvalidFormat):
+        await caches.create_cache(wrong, ADMIN)
+    assert await caches.list_caches(ADMIN) == []
+
+
+async def test_a_cache_may_have_no_upstream(caches: Caches) -> None:
+    assert (await caches.create_cache(CacheCreate(name="a", is_public=True, upstreams=[]), ADMIN)).upstreams == []
+
+
+async def test_only_those_who_may_pull_see_a_private_cache(caches: Caches) -> None:
+    for name, is_public in (("main", True), ("team-a", False), ("other", False)):
+        await caches.create_cache(CacheCreate(name=name, is_public=is_public), ADMIN)
+    puller = Grant(3, "", frozenset({Permission.PULL}), "team-a")
+
+    async def seen_by(grant: Grant | None) -> list[str]:
+        return [view.name for view in await caches.list_caches(grant)]
+
+    assert await seen_by(None) == ["main"]
+    assert await seen_by(puller) == ["main", "team-a"]
+    assert await seen_by(ADMIN) == ["main", "other", "team-a"]
+
+
+async def test_public_caches_share_a_domain_and_private_ones_do_not(caches: Caches, database: Database) -> None:
+    for name, is_public in (("a", True), ("b", True), ("c", False), ("d", False)):
+        await caches.create_cache(CacheCreate(name=name, is_public=is_public), ADMIN)
+    domains = [(await row_of(database, name)).domain_id for name in "abcd"]
+    assert domains[:2] == [PUBLIC_DOMAIN_ID] * 2
+    assert len(set(domains)) == 3
+
+
+async def test_joining_a_domain_needs_admin_on_all_its_caches(caches: Caches, database: Database) -> None:
+    await caches.create_cache(CacheCreate(name="team-a", is_public=False, domain="shared"), TEAM)
+    await caches.create_cache(CacheCreate(name="team-b", is_public=False, domain="shared"), TEAM)
+    assert (await row_of(database, "team-a")).domain_id == (await row_of(database, "team-b")).domain_id
+    await caches.create_cache(CacheCreate(name="other", is_public=False, domain="shared"), ADMIN)
+    with pytest.raises(Denied, match="'shared'"):
+        await caches.create_cache(CacheCreate(name="team-c", is_public=False, domain="shared"), TEAM)
+
+
+def fill(connection: Connection, cache: CacheRow, recipes: Sequence[Sequence[int]], *, chunks: int) -> int:
+    """A pack with *chunks* chunks of 10 stored bytes, and one visible path for each list of offsets into them."""
+    pack_id = connection.execute(
+        insert(schema.pack)
+        .values(domain_id=cache.domain_id, name=b"p", size_bytes=1, created_at=0)
+        .returning(schema.pack.c.id)
+    ).scalar_one()
+    first = connection.execute(select(func.coalesce(func.max(schema.chunk.c.number), 0))).scalar_one() + 1
+    connection.execute(
+        insert(schema.chunk),
+        [
+            {
+                "number": first + n,
+                "domain_id": cache.domain_id,
+                "identity": n.to_bytes(32, "big"),
+                "pack_id": pack_id,
+                "pack_offset": 0,
+                "stored_bytes": 10,
+                "raw_bytes": 20,
+            }
+            for n in range(chunks)
+        ],
+    )
+    for n, offsets in enumerate(recipes):
+        nar_hash = n.to_bytes(32, "big")
+        nar_id = connection.execute(
+            insert(schema.nar)
+            .values(
+                domain_id=cache.domain_id, nar_hash=nar_hash, nar_size=100, file_hash=b"", file_size=1, created_at=0
+            )
+            .returning(schema.nar.c.id)
+        ).scalar_one()
+        body = render_recipe(make_recipe([first + offset for offset in offsets], []))
+        connection.execute(insert(schema.recipe).values(nar_id=nar_id, body=body))
+        connection.execute(
+            insert(schema.path).values(
+                cache_id=cache.id,
+                hash_part=f"{n:032}",
+                name="x",
+                nar_id=nar_id,
+                nar_hash="",
+                nar_size=100,
+                file_hash="",
+                file_size=1,
+                references="",
+                signatures="",
+                created_at=0,
+            )
+        )
+    return first
+
+
+async def test_stored_bytes_count_each_chunk_once(caches: Caches, database: Database) -> None:
+    await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN)
+    cache = await row_of(database, "main")
+    # Chunks 0 to 4 and 7 are used, some of them often; 5, 6, 8 and 9 are not.
+    await database.write(lambda connection: fill(connection, cache, [[0, 1, 2], [2, 1, 3, 3, 4], [7], []], chunks=10))
+    details = await caches.show_cache(cache)
+    assert isinstance(details, CacheDetails)
+    assert (details.paths, details.nar_bytes, details.stored_bytes) == (4, 400, 60)
+    assert details.name == "main"
+
+
+async def test_many_recipes_are_measured_a_page_at_a_time(caches: Caches, database: Database) -> None:
+    await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN)
+    cache = await row_of(database, "main")
+    recipes = [[2 * n] for n in range(1_234)]
+    await database.write(lambda connection: fill(connection, cache, recipes, chunks=2_468))
+    assert (await caches.show_cache(cache)).stored_bytes == 12_340
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 5)).map(lambda pair: (pair[0], sum(pair)))))
+def test_merged_ranges_hold_the_same_numbers(ranges: list[tuple[int, int]]) -> None:
+    def numbers(ranges: list[tuple[int, int]]) -> list[int]:
+        return [number for first, last in ranges for number in range(first, last + 1)]
+
+    merged = merge_ranges(ranges)
+    assert numbers(merged) == sorted(set(numbers(ranges)))
+    assert all(before[1] + 1 < after[0] for before, after in itertools.pairwise(merged))
+
+
+def objects(blobs: MemoryBlobStore) -> set[str]:
+    return {blob.key for blob in blobs.list()}
+
+
+async def test_deleting_a_private_cache_deletes_its_domain(
+    caches: Caches, database: Database, blobs: MemoryBlobStore
+) -> None:
+    for name, is_public in (("main", True), ("secret", False), ("kept", False)):
+        await caches.create_cache(CacheCreate(name=name, is_public=is_public), ADMIN)
+        row = await row_of(database, name)
+        await database.write(lambda connection, row=row: fill(connection, row, [[0, 1]], chunks=2))
+        for kind in ("packs", "journal"):
+            blobs.put(BlobKey(f"{kind}/{row.domain_id}/aa"), b"bytes")
+    assert len(objects(blobs)) == 6
+    secret = await row_of(database, "secret")
+    # A domain whose number begins with the same digit keeps its objects.
+    blobs.put(BlobKey(f"packs/{secret.domain_id}0/aa"), b"bytes")
+    await caches.delete_cache(secret)
+    kept = await row_of(database, "kept")
+    assert objects(blobs) == {
+        *(f"{kind}/{domain}/aa" for kind in ("packs", "journal") for domain in (PUBLIC_DOMAIN_ID, kept.domain_id)),
+        f"packs/{secret.domain_id}0/aa",
+    }
+    assert (await caches.show_cache(kept)).stored_bytes == 20
+    with pytest.raises(NotFound):
+        await row_of(database, "secret")
+    with pytest.raises(NotFound):
+        await caches.delete_cache(secret)
+
+
+async def test_a_domain_lives_as_long_as_one_of_its_caches(
+    caches: Caches, database: Database, blobs: MemoryBlobStore
+) -> None:
+    for name in ("a", "b"):
+        await caches.create_cache(CacheCreate(name=name, is_public=False, domain="shared"), ADMIN)
+    row = await row_of(database, "b")
+    blobs.put(BlobKey(f"packs/{row.domain_id}/aa"), b"bytes")
+    await caches.delete_cache(await row_of(database, "a"))
+    assert objects(blobs) == {f"packs/{row.domain_id}/aa"}
+    await caches.delete_cache(row)
+    assert objects(blobs) == set()
+    await caches.create_cache(CacheCreate(name="a", is_public=False, domain="shared"), ADMIN)
+    assert (await row_of(database, "a")).domain_id > row.domain_id
+
+
+async def test_deleting_a_public_cache_keeps_the_public_domain(
+    caches: Caches, database: Database, blobs: MemoryBlobStore
+) -> None:
+    await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN)
+    blobs.put(BlobKey("packs/1/aa"), b"bytes")
+    await caches.delete_cache(await row_of(database, "main"))
+    assert objects(blobs) == {"packs/1/aa"}
+    await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN)
