@@ -100,13 +100,14 @@ def _noise(chooser: random.Random, count: int) -> list[bytes | None]:
     return parts
 
 
-def _all_continuations(chooser: random.Random, count: int) -> list[bytes | None]:
-    """After the store hashes, what stands around them is repeated with each byte: a match into a hash is tempting."""
+def _continuations(chooser: random.Random, count: int) -> list[bytes | None]:
+    """What stands around each store hash comes again with some byte: one time in 256 a match runs into the hash."""
     before, after = chooser.randbytes(8), chooser.randbytes(8)
     parts: list[bytes | None] = []
-    for _ in range(count):
-        parts += [before, None, after]
-    return [*parts, b"".join(before + bytes([value]) + b"=" + bytes([value]) + after for value in range(256))]
+    for index in range(count):
+        value, gap = bytes([index & 255]), chooser.randbytes(30)
+        parts += [gap + before, None, after + gap[::-1] + before + value + gap + value + after]
+    return parts
 
 
 KINDS: Final[dict[str, Callable[[random.Random, int], list[bytes | None]]]] = {
@@ -117,7 +118,7 @@ KINDS: Final[dict[str, Callable[[random.Random, int], list[bytes | None]]]] = {
     "back to back": _back_to_back,
     "touching": _touching,
     "noise": _noise,
-    "all continuations": _all_continuations,
+    "continuations": _continuations,
 }
 
 

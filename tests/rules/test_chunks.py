@@ -35,6 +35,7 @@ STORE_DIRS = [
 ]
 HASHES = store_hashes("tests of chunks", 8)
 MIB = 1024 * 1024
+LETTERS = frozenset(b"0123456789abcdfghijklmnpqrsvwxyz")
 
 
 def cut_whole(nar: bytes, store_dir: StoreDir, parameters: ChunkParameters) -> list[CutChunk]:
@@ -46,10 +47,8 @@ def cut_whole(nar: bytes, store_dir: StoreDir, parameters: ChunkParameters) -> l
     while directory >= 0:
         position = directory + len(prefix)
         candidate = bytes(zeroed[position : position + 32])
-        is_store_hash = len(candidate) == 32 and all(
-            letter in b"0123456789abcdfghijklmnpqrsvwxyz" for letter in candidate
-        )
-        if is_store_hash and zeroed[position + 32 : position + 33] == b"-":
+        are_letters = len(candidate) == 32 and LETTERS.issuperset(candidate)
+        if are_letters and zeroed.startswith(b"-", position + 32):
             found[position] = candidate
             zeroed[position : position + 32] = bytes(32)
         directory = zeroed.find(prefix, directory + 1)

@@ -208,10 +208,11 @@ def _check_sizes(frame: Frame, raw_bytes: int, positions: Sequence[int]) -> None
 
 @dataclass(frozen=True, slots=True)
 class _Extents:
-    """The structure of a frame's bytes: its zstd frames as (start, end, raw bytes), its raw blocks as (start, end)."""
+    """A frame's structure: its zstd frames as (start, end, raw bytes), and its raw blocks that can hold a patch."""
 
     frames: list[tuple[int, int, int]]
     raw_blocks: list[tuple[int, int]]
+    """Start and end."""
 
 
 def _walk(frame: Frame, raw_bytes: int) -> _Extents:
@@ -246,7 +247,7 @@ def _read_frame_header(data: bytes, start: int) -> tuple[int, int]:
 
 
 def _walk_blocks(data: bytes, offset: int, raw_blocks: list[tuple[int, int]]) -> int:
-    """Add the raw blocks of the frame whose first block is at *offset*; give the frame's end."""
+    """Add the raw blocks that can hold a patch of the frame whose first block is at *offset*; give the frame's end."""
     is_last = 0
     while not is_last:
         if offset + _BLOCK_HEADER_BYTES > len(data):
@@ -257,7 +258,7 @@ def _walk_blocks(data: bytes, offset: int, raw_blocks: list[tuple[int, int]]) ->
         if kind == _RESERVED_BLOCK:
             raise InvalidFormat(f"byte {offset} of a frame: a block of the reserved kind")
         end = offset + (1 if kind == _RLE_BLOCK else size)
-        if kind == _RAW_BLOCK:
+        if kind == _RAW_BLOCK and size >= STORE_HASH_BYTES:
             raw_blocks.append((offset, end))
         offset = end
     if offset > len(data):
