@@ -55,7 +55,9 @@ class Access:
         if token is None:
             return None
         token_hash = hash_token(token)
-        return await self._database.read(lambda connection: self._find_grant(connection, token_hash))
+        grant = await self._database.read(lambda connection: self._find_grant(connection, token_hash))
+        self._last_used_at[grant.token_id] = self._clock()
+        return grant
 
     def identify_now(self, reader: sqlite3.Connection, credential: str | None, now: int) -> Grant | None:
         """As `identify`, over a plain connection and at once: one indexed read. Errors of SQLite pass as they are.
@@ -109,7 +111,10 @@ class Access:
                 raise no_such_cache(cache_name)
             return Entry(cache, grant)
 
-        return await self._database.read(work)
+        entry = await self._database.read(work)
+        if entry.grant is not None:
+            self._last_used_at[entry.grant.token_id] = self._clock()
+        return entry
 
     async def flush(self) -> None:
         """Write when tokens were last used. What could not be written is kept for the next time.
@@ -127,12 +132,9 @@ class Access:
             raise
 
     def _find_grant(self, connection: Connection, token_hash: bytes) -> Grant:
-        now = self._clock()
         row = find_token(connection, token_hash)
-        if row is None or not row.is_valid(now):
+        if row is None or not row.is_valid(self._clock()):
             raise invalid_credentials()
-        # Any thread may set an item; `flush` takes the whole dict away first, and at worst misses this one use.
-        self._last_used_at[row.id] = now
         return row.grant()
 
 
