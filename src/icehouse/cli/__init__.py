@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _leave(code: int) -> None:
     """End this process.
 
-    A thread of the HTTP client may still be letting go of Python objects then, and aborts the process if the interpreter
+    A thread of the HTTP client may still be letting go of Python objects then, and aborts if the interpreter
     is half gone (seen in a quarter of runs). So with such a thread the interpreter is not taken down.
     """
     if "pyreqwest" in sys.modules:

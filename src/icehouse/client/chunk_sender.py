@@ -26,6 +26,10 @@ _FRAMES_AT_ONCE_BYTES: Final = 1024 * 1024
 """Raw bytes of the chunks that one call in a worker thread compresses."""
 
 _MAX_ASKED: Final = 4096
+_ENOUGH_TO_ASK: Final = 64
+_GATHERING_SECONDS: Final = 0.02
+"""How long a question waits for company while there are readers: each costs both sides some milliseconds."""
+
 _MAX_PACK_ENTRIES: Final = 16_384
 _MAX_PACK_INDEX_BYTES: Final = 4 * 1024 * 1024
 _ENTRY_BYTES: Final = 40
@@ -167,6 +171,8 @@ class ChunkSender:
         """Ask for what has gathered, and while an answer is under way let more gather."""
         most = min(self._parameters.max_identities, _MAX_ASKED)
         while self._to_ask:
+            if len(self._to_ask) < _ENOUGH_TO_ASK and self._readers:
+                await asyncio.sleep(_GATHERING_SECONDS)
             asked, self._to_ask = self._to_ask[:most], self._to_ask[most:]
             self._unpacked += len(asked)
             numbers = await self._server.find_missing_chunks(self._cache, [chunk.identity for chunk in asked])

@@ -36,6 +36,10 @@ STEP_BYTES: Final = 4 * 1024 * 1024
 MEMORY_BYTES: Final = 96 * 1024 * 1024
 """Chunks, frames and packs that are held at once."""
 
+WINDOW_BYTES: Final = 1024 * 1024 * 1024
+"""NARs of this size together are read largest first, so that the server has little left to prove at the end; beyond
+it references come first, so that a long push publishes as it goes."""
+
 MAX_ROUNDS: Final = 4
 """How often one NAR is read and registered, if the server misses chunks of it each time."""
 
@@ -204,7 +208,7 @@ class _Push:
                     budget=self._budget,
                     counts=self._counts,
                 )
-                groups = _grouped(nars.values())
+                groups = _grouped(_in_reading_order(nars.values()))
                 for _ in range(readers):
                     self._sender.reader_started()
                 for _ in range(readers):
@@ -374,6 +378,23 @@ def _external_body(info: ValidPath, signature: Signature) -> PathBody:
         references=[reference.base_name for reference in info.references],
         signatures=[signature.render()],
     )
+
+
+def _in_reading_order(nars: Iterable[LocalNar]) -> Iterator[LocalNar]:
+    """The NARs window by window, largest first in each."""
+    window: list[LocalNar] = []
+    size = 0
+    for nar in nars:
+        if window and size + nar.info.nar_size > WINDOW_BYTES:
+            yield from sorted(window, key=_size_of, reverse=True)
+            window, size = [], 0
+        window.append(nar)
+        size += nar.info.nar_size
+    yield from sorted(window, key=_size_of, reverse=True)
+
+
+def _size_of(nar: LocalNar) -> int:
+    return nar.info.nar_size
 
 
 def _grouped(nars: Iterable[LocalNar]) -> Iterator[list[LocalNar]]:
