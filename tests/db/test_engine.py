@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, func, insert, select
-from sqlalchemy.exc import IntegrityError
 
 from icehouse.db.engine import Database, connect, database_errors
 from icehouse.db.migrate import prepare_database
@@ -82,8 +81,8 @@ async def test_a_reading_transaction_sees_one_state(database: Database) -> None:
     assert await reading == (1, 1)
 
 
-async def test_foreign_keys_hold(database: Database) -> None:
-    with pytest.raises(IntegrityError):
+async def test_row_whose_owner_was_deleted_meanwhile_is_a_conflict(database: Database) -> None:
+    with pytest.raises(Conflict, match="deleted meanwhile"):
         await database.write(lambda connection: connection.exec_driver_sql("INSERT INTO recipe VALUES (1, x'00')"))
 
 

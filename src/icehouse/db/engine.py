@@ -172,7 +172,8 @@ def read_revision(connection: sqlite3.Connection) -> str | None:
 def database_errors(path: Path) -> Generator[None]:
     """Turn what SQLite raises inside about the database at *path* into errors of ours.
 
-    Faults of a statement (a constraint, a wrong column) are no state of the database and pass as they are.
+    A row that another one needs and that was deleted meanwhile is a `Conflict`. Other faults of a statement (another
+    constraint, a wrong column) are no state of the database and pass as they are.
     """
     try:
         yield
@@ -190,6 +191,8 @@ def _raise_ours(path: Path, error: sqlite3.Error) -> None:
     code = getattr(error, "sqlite_errorcode", None)  # Absent where Python itself found the fault.
     if not isinstance(code, int):
         return
+    if code == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
+        raise Conflict("what this belongs to was deleted meanwhile") from error
     match code & 0xFF:
         case sqlite3.SQLITE_FULL:
             raise OverQuota(f"{path}: the disk is full") from error

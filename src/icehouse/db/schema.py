@@ -150,7 +150,7 @@ external = Table(
     Column("nar_size", Integer, nullable=False),
     Column("references", Text, nullable=False),
     Column("signature", Text, nullable=False, doc="the upstream's, over the fingerprint of these columns"),
-    Column("upstream_id", Integer, ForeignKey("upstream.id"), nullable=False),
+    Column("upstream_id", Integer, ForeignKey("upstream.id"), nullable=False, index=True),
     Column("created_at", Integer, nullable=False),
     UniqueConstraint("cache_id", "hash_part"),
 )

@@ -149,7 +149,7 @@ def _create_paths() -> None:
         sa.Column("nar_size", sa.Integer(), nullable=False),
         sa.Column("references", sa.Text(), nullable=False),
         sa.Column("signature", sa.Text(), nullable=False),
-        sa.Column("upstream_id", sa.Integer(), sa.ForeignKey("upstream.id"), nullable=False),
+        sa.Column("upstream_id", sa.Integer(), sa.ForeignKey("upstream.id"), nullable=False, index=True),
         sa.Column("created_at", sa.Integer(), nullable=False),
         sa.UniqueConstraint("cache_id", "hash_part"),
     )
