@@ -1,29 +1,33 @@
 """A store in memory with a real database, and the client's side of publishing in its simplest form."""
 
 import hashlib
+import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from icehouse.api.publish import ChunksMissingRequest, NarBody, NarsRequest, PathBody, PathsRequest
-from icehouse.db.caches import PUBLIC_DOMAIN_ID, CacheRow, insert_cache
+from sqlalchemy import Table, func, select
+
+from icehouse.api.publish import ChunksMissingRequest, NarBody, NarResult, NarsRequest, PathBody, PathsRequest
+from icehouse.db.caches import PUBLIC_DOMAIN_ID, CacheRow, insert_cache, insert_domain
 from icehouse.db.engine import Database
 from icehouse.db.migrate import prepare_database
 from icehouse.db.nars import find_nars
 from icehouse.nix.hashes import render_sha256
+from icehouse.nix.nar_write import Regular, write_nar
 from icehouse.nix.signing import SecretKey
 from icehouse.nix.store_paths import NIX_STORE
 from icehouse.rules.chunks import Chunker, CutChunk, chunk_identity
 from icehouse.rules.frames import make_frame
 from icehouse.rules.packs import PackEntry, Places, render_index
 from icehouse.rules.recipes import make_recipe, render_recipe
-from icehouse.services.nars import NarRegistry
+from icehouse.services.nars import LONG_NAR_BYTES, NarRegistry
 from icehouse.services.packs import PackReceiver
 from icehouse.services.publish import Publisher
 from icehouse.services.recent_chunks import RecentChunks
 from icehouse.services.workers import Workers
-from icehouse.storage.blobs import BlobStore
+from icehouse.storage.blobs import BlobKey, BlobStore
 from icehouse.storage.memory import MemoryBlobStore
 
 NOW = 1_700_000_000
@@ -66,6 +70,19 @@ class Upload:
         return len(index).to_bytes(4, "little") + index + b"".join(self.frames)
 
 
+def make_chunk(seed: int, positions: Sequence[int] = (), *, size: int = 2_000) -> CutChunk:
+    """A chunk of its own for each seed, half random and half text, with store hashes at *positions*."""
+    raw = bytearray(random.Random(seed).randbytes(size // 2) + b"text " * size)[:size]
+    for position in positions:
+        raw[position : position + 32] = bytes(32)
+    return CutChunk(bytes(raw), tuple(positions), tuple(b"%032d" % index for index, _ in enumerate(positions)))
+
+
+def nar_of(contents: bytes) -> bytes:
+    """The NAR of a file."""
+    return b"".join(write_nar(Regular(contents)))
+
+
 def identity_of(chunk: CutChunk) -> bytes:
     return chunk_identity(chunk.raw, chunk.positions)
 
@@ -83,19 +100,20 @@ async def in_pieces(data: bytes, size: int = 65_536) -> AsyncIterator[bytes]:
 class Store:
     """All services of publishing over one database."""
 
-    def __init__(self, database: Database, blobs: BlobStore) -> None:
+    def __init__(self, database: Database, blobs: BlobStore, *, long_nar_bytes: int = LONG_NAR_BYTES) -> None:
         self.database = database
         self.blobs = blobs
         self.workers = Workers(2)
         self.recent = RecentChunks()
         self.packs = PackReceiver(database, blobs, self.workers, self.recent, lambda: NOW)
-        self.nars = NarRegistry(database, blobs, self.workers, self.recent, lambda: NOW)
+        self.nars = NarRegistry(database, blobs, self.workers, self.recent, lambda: NOW, long_nar_bytes=long_nar_bytes)
         self.publisher = Publisher(database, blobs, self.workers, OneKey(), lambda: NOW)
 
     @classmethod
-    def open(cls, folder: Path, blobs: BlobStore | None = None) -> Self:
+    def open(cls, folder: Path, blobs: BlobStore | None = None, *, long_nar_bytes: int = LONG_NAR_BYTES) -> Self:
         prepare_database(folder / "icehouse.db")
-        return cls(Database.open(folder / "icehouse.db"), MemoryBlobStore() if blobs is None else blobs)
+        database = Database.open(folder / "icehouse.db")
+        return cls(database, MemoryBlobStore() if blobs is None else blobs, long_nar_bytes=long_nar_bytes)
 
     async def close(self) -> None:
         await self.nars.close()
@@ -115,6 +133,24 @@ class Store:
                 now=NOW,
             )
         )
+
+    async def create_domain(self) -> int:
+        return await self.database.write(lambda connection: insert_domain(connection, None, now=NOW))
+
+    async def count(self, table: Table) -> int:
+        """Rows of a table."""
+        return await self.database.read(
+            lambda connection: connection.execute(select(func.count()).select_from(table)).scalar_one()
+        )
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Keys of all blobs, unfinished ones too."""
+        return sorted(info.key for info in self.blobs.list(prefix))
+
+    def read_blob(self, key: str) -> bytes:
+        data = bytearray(self.blobs.size(BlobKey(key)))
+        self.blobs.read_into(BlobKey(key), 0, memoryview(data))
+        return bytes(data)
 
     async def send_chunks(self, cache: CacheRow, chunks: Sequence[CutChunk]) -> dict[bytes, int]:
         """Send the chunks that are missing, in one pack; give the numbers of all."""
@@ -138,6 +174,10 @@ class Store:
             (store_hash for chunk in chunks for store_hash in chunk.hashes),
         )
         return NarBody(nar_hash=nar_hash_of(nar), nar_size=len(nar), recipe=render_recipe(recipe))
+
+    async def register(self, cache: CacheRow, *bodies: NarBody, verify: bool = False) -> list[NarResult]:
+        """Register NARs; give the results."""
+        return (await self.nars.register_nars(cache, NarsRequest(list(bodies), verify=verify))).results
 
     async def push(self, cache: CacheRow, *paths: "tuple[str, bytes, list[str]]") -> PathsRequest:
         """Publish paths given as (base name, NAR, base names of references)."""

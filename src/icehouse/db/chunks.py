@@ -32,6 +32,16 @@ class ChunkRow:
     """False: quarantined; counts as missing until a push brings it again."""
 
 
+@dataclass(frozen=True, slots=True)
+class AddedPack:
+    """What became of a pack's chunks."""
+
+    numbers: dict[bytes, int]
+    """Of all its chunks, by identity."""
+    is_new: bool
+    """False: each chunk was brought by another upload meanwhile, and no row names the pack."""
+
+
 def find_numbers(connection: Connection, domain_id: int, identities: Collection[bytes]) -> dict[bytes, int]:
     """The numbers of those chunks that the domain has, by identity. Quarantined ones count as absent."""
     found: dict[bytes, int] = {}
@@ -105,14 +115,11 @@ def add_pack(
     entries: Sequence[PackEntry],
     *,
     now: int,
-) -> dict[bytes, int]:
+) -> AddedPack:
     """Add a pack that is durable already, with those of its chunks that the domain does not have yet.
 
     A quarantined chunk keeps its number and gets the new frame. A chunk that another upload brought meanwhile stays as
-    it is; if that goes for all, no row is added.
-
-    Returns:
-        The numbers of all *entries*, by identity. New ones are consecutive.
+    it is; if that goes for all, no row is added. Numbers of new chunks are consecutive.
     """
     known = {
         row.identity: row.number
@@ -129,7 +136,7 @@ def add_pack(
         end += entry.stored_bytes
     wanted = [(entry, offset) for entry, offset in zip(entries, offsets, strict=True) if entry.identity not in sound]
     if not wanted:
-        return sound
+        return AddedPack(sound, is_new=False)
     pack_id = _put_pack(connection, domain_id, name, size_bytes, now=now)
     new: list[dict[str, object]] = []
     for entry, offset in wanted:
@@ -147,7 +154,8 @@ def add_pack(
             new.append({**values, "domain_id": domain_id, "identity": entry.identity})
     if new:
         connection.execute(insert(chunk), new)
-    return known | find_numbers(connection, domain_id, [entry.identity for entry, _ in wanted])
+    numbers = known | find_numbers(connection, domain_id, [entry.identity for entry, _ in wanted])
+    return AddedPack(numbers, is_new=True)
 
 
 def _put_pack(connection: Connection, domain_id: int, name: bytes, size_bytes: int, *, now: int) -> int:
@@ -159,12 +167,19 @@ def _put_pack(connection: Connection, domain_id: int, name: bytes, size_bytes: i
     return connection.execute(statement.returning(pack.c.id)).scalar_one()
 
 
-def quarantine(connection: Connection, numbers: Collection[int], *, now: int) -> None:
-    """Mark chunks whose frames are damaged. They count as missing from here on."""
-    for batch in _batches(list(numbers)):
-        connection.execute(
-            update(chunk).where(chunk.c.number.in_(batch), chunk.c.quarantined_at.is_(None)).values(quarantined_at=now)
+def quarantine(connection: Connection, rows: Collection[ChunkRow], *, now: int) -> None:
+    """Mark chunks whose frames are damaged. They count as missing from here on.
+
+    One that has got another frame since its row was read stays as it is.
+    """
+    for row in rows:
+        packs = select(pack.c.id).where(pack.c.name == row.pack_name, pack.c.domain_id == chunk.c.domain_id)
+        is_same = (
+            (chunk.c.number == row.number)
+            & (chunk.c.pack_offset == row.pack_offset)
+            & chunk.c.pack_id.in_(packs.correlate(chunk))
         )
+        connection.execute(update(chunk).where(is_same, chunk.c.quarantined_at.is_(None)).values(quarantined_at=now))
 
 
 def _batches(values: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 import structlog
+from blake3 import blake3
 from sqlalchemy import Connection
 
 from icehouse.api.publish import NarBody, NarResult, NarsAnswer, NarsRequest
@@ -15,7 +16,7 @@ from icehouse.db.caches import CacheRow
 from icehouse.db.chunks import ChunkRow, are_all_sound, load_chunks, quarantine
 from icehouse.db.engine import Database
 from icehouse.db.nars import NarRow, find_nar, find_nars, find_recipe, put_nar
-from icehouse.errors import Corrupt, IcehouseError, InvalidFormat, NotFound, TooLarge, Unavailable
+from icehouse.errors import Corrupt, IcehouseError, InvalidFormat, NotFound, RateLimited, TooLarge, Unavailable
 from icehouse.nix.hashes import parse_sha256, render_sha256
 from icehouse.rules.chunks import CHUNK_PARAMETERS, STORE_HASH_BYTES
 from icehouse.rules.frames import Frame, decode_frame, fill_in_hashes, prove_frame
@@ -28,12 +29,21 @@ from icehouse.storage.nars import NarFile, pack_key, places_of
 MAX_NARS: Final = 1000
 """NARs of one request."""
 
+MAX_CHUNKS: Final = 1024 * 1024
+"""Chunks that the recipes of one request may name, repeated ones counted: a few bytes name a million."""
+
+MAX_WAITING_NARS: Final = 4 * MAX_NARS
+"""NARs of all requests together that were not put together yet."""
+
 DEFAULT_MAX_NAR_BYTES: Final = 64 * 1024**3
 
+LONG_NAR_BYTES: Final = 256 * 1024 * 1024
+"""From here on, a NAR takes a second or more, and its client asks again instead of waiting."""
+
 _READ_BYTES: Final = 2 * 1024 * 1024  # frames that are read from a pack at a time while a NAR is put together
-_LONG_NAR_BYTES: Final = 256 * 1024 * 1024  # takes a second or more
 _KEEP_RESULT_SECONDS: Final = 600  # of a long NAR, for the client to ask
 _NARS_AT_ONCE: Final = 4
+_RETRY_SECONDS: Final = 2
 
 _log = structlog.get_logger(__name__)
 
@@ -46,16 +56,13 @@ class _Order:
     nar_hash: bytes
     nar_size: int
     recipe: Recipe
+    request: bytes
+    """A digest of all that was asked: two orders with the same one have the same result."""
     chunks: Mapping[int, ChunkRow]
     """At least those that the recipe names and the domain has."""
     present: NarRow | None
     """The NAR as it is stored already, with this very recipe."""
     is_verification: bool
-
-    @property
-    def is_long(self) -> bool:
-        """Whether the client asks again instead of waiting for the answer."""
-        return self.nar_size >= _LONG_NAR_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,7 @@ class _Keep:
 
     row: NarRow
     recipe: Recipe
+    chunks: Mapping[int, ChunkRow]
 
 
 class _DamagedError(IcehouseError):
@@ -86,6 +94,7 @@ class NarRegistry:
         clock: Callable[[], int],
         *,
         max_nar_bytes: int = DEFAULT_MAX_NAR_BYTES,
+        long_nar_bytes: int = LONG_NAR_BYTES,
     ) -> None:
         """Join the parts. *clock* gives seconds since the epoch."""
         self._database = database
@@ -94,10 +103,13 @@ class NarRegistry:
         self._recent = recent
         self._clock = clock
         self._max_nar_bytes = max_nar_bytes
+        self._long_nar_bytes = long_nar_bytes
         self._at_once = asyncio.Semaphore(_NARS_AT_ONCE)
-        self._pending: dict[tuple[int, bytes], asyncio.Task[NarResult]] = {}
+        # By domain and NAR hash, then by request: one client's wrong recipe must not become another one's result.
+        self._tasks: dict[tuple[int, bytes], dict[bytes, asyncio.Task[NarResult]]] = {}
+        self._waiting_count = 0
         self._keeping = asyncio.Lock()
-        self._to_keep: list[tuple[_Keep, asyncio.Future[bool]]] = []
+        self._to_keep: list[tuple[_Keep, asyncio.Future[list[bytes]]]] = []
 
     async def open_nar(self, nar_id: int) -> NarFile:
         """The file of a NAR, to be served.
@@ -126,7 +138,8 @@ class NarRegistry:
 
         Raises:
             InvalidFormat: a hash or a recipe is broken.
-            TooLarge: too many NARs, or one that is too large.
+            TooLarge: too many NARs or chunks, or a NAR that is too large.
+            RateLimited: too many NARs wait for their turn.
         """
         if len(request.nars) > MAX_NARS:
             raise TooLarge(f"{len(request.nars)} NARs; at most {MAX_NARS} fit one request")
@@ -136,10 +149,17 @@ class NarRegistry:
         orders = await self._database.read(
             partial(_load_orders, domain_id=cache.domain_id, parsed=parsed, is_verification=request.verify)
         )
+        if self._waiting_count + len(orders) > MAX_WAITING_NARS:
+            raise RateLimited(
+                f"{self._waiting_count} NARs wait to be put together; {MAX_WAITING_NARS} may, with yours",
+                retry_after_seconds=_RETRY_SECONDS,
+            )
         tasks = [self._begin(order) for order in orders]
-        short = [task for task, order in zip(tasks, orders, strict=True) if not order.is_long]
+        short = [task for task, order in zip(tasks, orders, strict=True) if order.nar_size < self._long_nar_bytes]
         if short:
             await asyncio.wait(short)
+        if any(task.cancelled() for task in tasks):
+            raise Unavailable("the server stops")
         return NarsAnswer(
             [
                 task.result() if task.done() else NarResult(nar_hash=render_sha256(order.nar_hash), state="pending")
@@ -153,20 +173,22 @@ class NarRegistry:
         Raises:
             NotFound: it is neither stored nor pending; register it (again).
         """
-        task = self._pending.get((cache.domain_id, nar_hash))
-        if task is not None:
-            if not task.done():
-                return NarResult(nar_hash=render_sha256(nar_hash), state="pending")
-            self._pending.pop((cache.domain_id, nar_hash), None)
-            return task.result()
+        tasks = [*self._tasks.get((cache.domain_id, nar_hash), {}).values()]
+        if any(not task.done() for task in tasks):
+            return NarResult(nar_hash=render_sha256(nar_hash), state="pending")
         found = await self._database.read(partial(find_nars, domain_id=cache.domain_id, nar_hashes=[nar_hash]))
-        if nar_hash not in found:
-            raise NotFound(f"NAR {render_sha256(nar_hash)} is not stored here")
-        return _stored(found[nar_hash])
+        ended = [task for task in tasks if not task.cancelled()]
+        if ended and ended[-1].exception() is None and ended[-1].result().state == "missing-chunks":
+            return ended[-1].result()  # also for a NAR that is stored: some of it was found damaged
+        if nar_hash in found:
+            return _stored(found[nar_hash])
+        if ended:
+            return ended[-1].result()
+        raise NotFound(f"NAR {render_sha256(nar_hash)} is not stored here")
 
     async def close(self) -> None:
         """Stop what is pending; clients register it again."""
-        tasks = list(self._pending.values())
+        tasks = [task for of_nar in self._tasks.values() for task in of_nar.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -178,22 +200,39 @@ class NarRegistry:
                 raise TooLarge(f"NAR {body.nar_hash} of {body.nar_size} bytes; 1 to {self._max_nar_bytes} are accepted")
             recipe = parse_recipe(body.recipe, max_chunks=_max_chunks(body.nar_size))
             parsed.append((parse_sha256(body.nar_hash), body, recipe))
+        chunk_count = sum(recipe.chunk_count for _, _, recipe in parsed)
+        if len(parsed) > 1 and chunk_count > MAX_CHUNKS:
+            raise TooLarge(f"recipes with {chunk_count} chunks; those of one request may have {MAX_CHUNKS} together")
         return parsed
 
     def _begin(self, order: _Order) -> asyncio.Task[NarResult]:
-        key = (order.domain_id, order.nar_hash)
-        running = self._pending.get(key)
+        tasks = self._tasks.setdefault((order.domain_id, order.nar_hash), {})
+        running = tasks.pop(order.request, None)
         if running is not None and not running.done():
-            return running  # the same NAR, sent twice: one of them does the work
-        task = self._pending[key] = asyncio.create_task(self._register(order))
-        delay = _KEEP_RESULT_SECONDS if order.is_long else 0
-        loop = asyncio.get_running_loop()
-        task.add_done_callback(lambda done: loop.call_later(delay, self._forget, key, done))
+            tasks[order.request] = running
+            return running  # the same request, sent twice: one of them does the work
+        task = tasks[order.request] = asyncio.create_task(self._register(order))
+        self._waiting_count += 1
+        task.add_done_callback(partial(self._note_end, order))
         return task
 
-    def _forget(self, key: tuple[int, bytes], task: asyncio.Task[NarResult]) -> None:
-        if self._pending.get(key) is task:
-            del self._pending[key]
+    def _note_end(self, order: _Order, task: asyncio.Task[NarResult]) -> None:
+        self._waiting_count -= 1
+        is_long = order.nar_size >= self._long_nar_bytes
+        if not task.cancelled() and (exc := task.exception()) is not None and is_long:
+            _log.error("a NAR could not be put together", nar=render_sha256(order.nar_hash), exc_info=exc)
+        if is_long:
+            asyncio.get_running_loop().call_later(_KEEP_RESULT_SECONDS, self._forget, order, task)
+        else:
+            self._forget(order, task)
+
+    def _forget(self, order: _Order, task: asyncio.Task[NarResult]) -> None:
+        key = (order.domain_id, order.nar_hash)
+        tasks = self._tasks.get(key, {})
+        if tasks.get(order.request) is task:
+            del tasks[order.request]
+            if not tasks:
+                del self._tasks[key]
 
     async def _register(self, order: _Order) -> NarResult:
         text = render_sha256(order.nar_hash)
@@ -202,25 +241,27 @@ class NarRegistry:
                 missing = await self._workers.run(partial(_check_counts, order))
                 if missing:
                     return NarResult(nar_hash=text, state="missing-chunks", missing=b"".join(missing))
-                if order.present is not None and not order.is_verification:
+                if order.present is not None and not order.is_verification and _fits(order, order.present):
                     return _stored(order.present)
                 assembly = await self._workers.run(partial(_Assembly, order, self._blobs, self._recent))
         except _DamagedError as exc:
             _log.error("stored chunks are damaged", nar=text, chunks=[row.identity.hex() for row in exc.rows])
-            numbers = [row.number for row in exc.rows]
-            await self._database.write(partial(quarantine, numbers=numbers, now=self._clock()))
+            await self._database.write(partial(quarantine, rows=exc.rows, now=self._clock()))
             return NarResult(nar_hash=text, state="missing-chunks", missing=b"".join(row.identity for row in exc.rows))
         except InvalidFormat as exc:
             return NarResult(nar_hash=text, state="refused", reason=str(exc))
         row = NarRow(0, order.domain_id, order.nar_hash, order.nar_size, assembly.file_hash, assembly.file_size)
-        if not await self._keep(_Keep(row, order.recipe)):
-            reason = "chunks of this NAR went away meanwhile; ask which are missing, and send its recipe again"
-            return NarResult(nar_hash=text, state="refused", reason=reason)
+        gone = await self._keep(_Keep(row, order.recipe, order.chunks))
+        if gone:
+            return NarResult(nar_hash=text, state="missing-chunks", missing=b"".join(gone))
         return _stored(row)
 
-    async def _keep(self, nar: _Keep) -> bool:
-        """Make rows of a NAR; False if its chunks are gone. NARs that come while another transaction runs share one."""
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    async def _keep(self, nar: _Keep) -> list[bytes]:
+        """Make rows of a NAR, or say which of its chunks went away meanwhile.
+
+        NARs that come while another transaction runs share one.
+        """
+        done: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
         self._to_keep.append((nar, done))
         async with self._keeping:
             batch, self._to_keep = self._to_keep, []
@@ -234,8 +275,8 @@ class NarRegistry:
                     if not isinstance(exc, Exception):
                         raise
                 else:
-                    for (_, waiting), is_kept in zip(batch, kept, strict=True):
-                        waiting.set_result(is_kept)
+                    for (_, waiting), gone in zip(batch, kept, strict=True):
+                        waiting.set_result(gone)
         return await done
 
 
@@ -271,7 +312,8 @@ class _Assembly:
             nar_hasher.update(fill_in_hashes(raw, places.positions, filled))
             file_hasher.update(fill_in_hashes(data, places.patch_offsets, filled))
             self.file_size += len(data)
-        if not damaged and nar_hasher.digest() != order.nar_hash:
+        if damaged or nar_hasher.digest() != order.nar_hash:
+            # All that is damaged, so that the client needs to send once.
             unsound = [row for row, data in self._read_frames(damaged) if not _is_sound(row, data)]
             damaged.extend(unsound)
             if not damaged:
@@ -286,7 +328,7 @@ class _Assembly:
     def _decode(self, row: ChunkRow, data: bytes) -> bytes:
         if self._order.is_verification:
             return _prove(row, data)
-        raw = self._recent.find(row.identity)
+        raw = self._recent.find(row.identity, data)
         places = places_of(row)
         frame = Frame(data, places.patch_offsets, is_split=places.is_split)
         return decode_frame(frame, row.raw_bytes) if raw is None else raw
@@ -331,16 +373,21 @@ def _load_orders(
         row = present.get(nar_hash)
         if row is not None and find_recipe(connection, row.id) != body.recipe:
             row = None
-        orders.append(_Order(domain_id, nar_hash, body.nar_size, recipe, chunks, row, is_verification))
+        digest = blake3(b"%d %d " % (body.nar_size, is_verification) + body.recipe).digest()
+        orders.append(_Order(domain_id, nar_hash, body.nar_size, recipe, digest, chunks, row, is_verification))
     return orders
 
 
-def _keep_all(connection: Connection, nars: Sequence[_Keep], now: int) -> list[bool]:
-    """The transaction that keeps NARs. Their chunks must still be there, and sound."""
-    kept: list[bool] = []
+def _keep_all(connection: Connection, nars: Sequence[_Keep], now: int) -> list[list[bytes]]:
+    """The transaction that keeps NARs whose chunks are still there and sound.
+
+    Returns:
+        For each, the identities of those chunks that are not; none: it is kept.
+    """
+    kept: list[list[bytes]] = []
     for nar in nars:
-        is_whole = are_all_sound(connection, nar.row.domain_id, nar.recipe.runs)
-        if is_whole:
+        gone = _find_gone(connection, nar)
+        if not gone:
             put_nar(
                 connection,
                 domain_id=nar.row.domain_id,
@@ -351,8 +398,17 @@ def _keep_all(connection: Connection, nars: Sequence[_Keep], now: int) -> list[b
                 recipe_body=render_recipe(nar.recipe),
                 now=now,
             )
-        kept.append(is_whole)
+        kept.append(gone)
     return kept
+
+
+def _find_gone(connection: Connection, nar: _Keep) -> list[bytes]:
+    domain_id, runs = nar.row.domain_id, nar.recipe.runs
+    if are_all_sound(connection, domain_id, runs):
+        return []
+    sound = {number for number, row in load_chunks(connection, domain_id, runs).items() if row.is_sound}
+    numbers = dict.fromkeys(_numbers(nar.recipe))
+    return [nar.chunks[number].identity for number in numbers if number not in sound]
 
 
 def _max_chunks(nar_size: int) -> int:
@@ -392,6 +448,11 @@ def _check_counts(order: _Order) -> list[bytes]:
     if patch_count != len(order.recipe.patches):
         raise InvalidFormat(f"recipe: {len(order.recipe.patches)} patches; its chunks have {patch_count} places")
     return list(missing)
+
+
+def _fits(order: _Order, present: NarRow) -> bool:
+    """Whether the file is as long as its row says. A chunk that was healed may have got another frame since."""
+    return sum(order.chunks[number].stored_bytes for number in _numbers(order.recipe)) == present.file_size
 
 
 def _parse_stored_recipe(row: NarRow, body: bytes) -> Recipe:

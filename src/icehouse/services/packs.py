@@ -8,10 +8,11 @@ from functools import partial
 from typing import Final
 
 from blake3 import blake3
+from sqlalchemy import Connection
 
 from icehouse.api.publish import ChunksMissingAnswer, ChunksMissingRequest, PackAnswer
-from icehouse.db.caches import CacheRow
-from icehouse.db.chunks import add_pack, find_numbers
+from icehouse.db.caches import CacheRow, get_cache
+from icehouse.db.chunks import AddedPack, add_pack, find_numbers
 from icehouse.db.engine import Database
 from icehouse.errors import InvalidFormat, TooLarge
 from icehouse.rules.chunks import IDENTITY_BYTES
@@ -27,6 +28,7 @@ MAX_IDENTITIES: Final = 65_536
 
 _LENGTH: Final = struct.Struct("<I")
 _BATCH_BYTES: Final = 2 * 1024 * 1024  # frames that one thread proves at a time
+_BATCH_RAW_BYTES: Final = 16 * 1024 * 1024  # the same decoded, since frames may be a thousandth of their chunks
 _BATCHES_AT_ONCE: Final = 3  # of one upload: enough to keep two processors busy
 
 
@@ -71,12 +73,13 @@ class PackReceiver:
         """Take an upload: the index's length (u32le), the index, then its frames back to back.
 
         Every frame that was not known is proved; those become one durable pack, and then rows. A repeated upload finds
-        everything known and stores nothing.
+        everything known and stores nothing. Whatever *body* raises passes, and leaves nothing.
 
         Raises:
             InvalidFormat: the index is broken, a frame fails its proof, or the body is shorter or longer than said.
             TooLarge: a limit of `rules.packs` is exceeded.
             OverQuota: the disk is full.
+            NotFound: the cache was deleted meanwhile.
         """
         reader = _BodyReader(body)
         index_bytes = _LENGTH.unpack(await reader.take(_LENGTH.size))[0]
@@ -86,16 +89,17 @@ class PackReceiver:
         entries = await self._workers.run(partial(parse_index, index))
         identities = [entry.identity for entry in entries]
         known = await self._database.read(partial(find_numbers, domain_id=cache.domain_id, identities=identities))
-        upload = _Upload(await self._workers.run(self._blobs.create), self._recent)
+        upload = _Upload(self._blobs, self._recent)
         try:
             await self._prove_and_write(reader, entries, known, upload)
             await reader.expect_end()
             if not upload.entries:
                 return PackAnswer([known[identity] for identity in identities], 0)
-            numbers = known | await self._publish(cache.domain_id, upload)
+            added = await self._publish(cache, upload)
         finally:
-            await self._workers.run(upload.writer.abort)
-        return PackAnswer([numbers[identity] for identity in identities], upload.size_bytes)
+            await self._workers.run_always(upload.abort)
+        numbers = known | added.numbers
+        return PackAnswer([numbers[identity] for identity in identities], upload.size_bytes if added.is_new else 0)
 
     async def _prove_and_write(
         self, reader: "_BodyReader", entries: Sequence[PackEntry], known: Mapping[bytes, int], upload: "_Upload"
@@ -119,25 +123,27 @@ class PackReceiver:
                 proof.cancel()
             await asyncio.gather(*proofs, return_exceptions=True)
 
-    async def _publish(self, domain_id: int, upload: "_Upload") -> dict[bytes, int]:
+    async def _publish(self, cache: CacheRow, upload: "_Upload") -> AddedPack:
         """Bytes, then rows."""
-        name = await self._workers.run(upload.finish)
-        await self._workers.run(partial(upload.writer.commit, pack_key(domain_id, name)))
-        return await self._database.write(
-            lambda connection: add_pack(
-                connection, domain_id, name, upload.size_bytes, upload.entries, now=self._clock()
-            )
-        )
+        name = await self._workers.run(partial(upload.finish, cache.domain_id))
+        now = self._clock()
+
+        def add(connection: Connection) -> AddedPack:
+            get_cache(connection, cache.name)
+            return add_pack(connection, cache.domain_id, name, upload.size_bytes, upload.entries, now=now)
+
+        return await self._database.write(add)
 
 
 class _Upload:
-    """The pack in the making. Its methods run in worker threads, `write` and `finish` one at a time."""
+    """The pack in the making. Its methods run in worker threads, all but `prove` one at a time."""
 
-    def __init__(self, writer: BlobWriter, recent: RecentChunks) -> None:
-        self.writer = writer
+    def __init__(self, blobs: BlobStore, recent: RecentChunks) -> None:
         self.entries: list[PackEntry] = []
         self.size_bytes = 0
+        self._blobs = blobs
         self._recent = recent
+        self._writer: BlobWriter | None = None  # made for the first frame: most repeated uploads need none
         self._hasher = blake3()
 
     def prove(self, batch: Sequence[tuple[PackEntry, bytes]]) -> list[Frame]:
@@ -147,7 +153,7 @@ class _Upload:
             places = entry.places
             frame = Frame(data, places.patch_offsets, is_split=places.is_split)
             raw = prove_frame(frame, entry.raw_bytes, places.positions, entry.identity)
-            self._recent.put(entry.identity, raw)
+            self._recent.put(entry.identity, raw, data)
             frames.append(frame)
         return frames
 
@@ -156,15 +162,25 @@ class _Upload:
         self.entries.extend(entries)
         self._append(b"".join(frame.data for frame in frames))
 
-    def finish(self) -> bytes:
-        """Append the index; give the pack's name."""
-        self._append(render_pack_end(self.entries))
-        return self._hasher.digest()
+    def finish(self, domain_id: int) -> bytes:
+        """Append the index and make the pack durable; give its name."""
+        writer = self._append(render_pack_end(self.entries))
+        name = self._hasher.digest()
+        writer.commit(pack_key(domain_id, name))
+        return name
 
-    def _append(self, data: bytes) -> None:
+    def abort(self) -> None:
+        """Drop what was written, unless it is durable."""
+        if self._writer is not None:
+            self._writer.abort()
+
+    def _append(self, data: bytes) -> BlobWriter:
+        if self._writer is None:
+            self._writer = self._blobs.create()
         self._hasher.update(data)
-        self.writer.write(data)
+        self._writer.write(data)
         self.size_bytes += len(data)
+        return self._writer
 
 
 class _BodyReader:
@@ -201,12 +217,13 @@ class _BodyReader:
 
 def _batches(entries: Sequence[PackEntry]) -> Iterator[list[PackEntry]]:
     batch: list[PackEntry] = []
-    size = 0
+    size = raw_size = 0
     for entry in entries:
         batch.append(entry)
         size += entry.stored_bytes
-        if size >= _BATCH_BYTES:
+        raw_size += entry.raw_bytes
+        if size >= _BATCH_BYTES or raw_size >= _BATCH_RAW_BYTES:
             yield batch
-            batch, size = [], 0
+            batch, size, raw_size = [], 0, 0
     if batch:
         yield batch

@@ -29,13 +29,28 @@ class Workers:
             await asyncio.wait([waiting])
         except asyncio.CancelledError:
             if not future.cancel():
-                while not waiting.done():
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await asyncio.wait([waiting])
-                waiting.exception()  # Seen: nobody is left who could be told.
+                await _wait_for_end(waiting)
+            raise
+        return waiting.result()
+
+    async def run_always(self, work: Callable[[], T]) -> T:
+        """Carry out *work* in a thread even if the caller is cancelled, be it again and again: for tearing down."""
+        waiting = asyncio.wrap_future(self._pool.submit(work))
+        try:
+            await asyncio.wait([waiting])
+        except asyncio.CancelledError:
+            await _wait_for_end(waiting)
             raise
         return waiting.result()
 
     def close(self) -> None:
         """Wait for what was begun; drop the rest."""
         self._pool.shutdown(cancel_futures=True)
+
+
+async def _wait_for_end(waiting: asyncio.Future[T]) -> None:
+    while not waiting.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([waiting])
+    if not waiting.cancelled():
+        waiting.exception()  # Seen: nobody is left who could be told.
