@@ -7,12 +7,12 @@ how it may grow.
 from typing import Final
 
 import msgspec
-from backports.zstd import ZstdError, compress, decompress
+from backports.zstd import CompressionParameter, ZstdError, compress, decompress
 
 from icehouse.errors import InvalidFormat
 
 _VERSION: Final = 1
-_LEVEL: Final = 9
+_OPTIONS: Final[dict[int, int]] = {CompressionParameter.compression_level: 9, CompressionParameter.checksum_flag: 1}
 
 
 class JournalNar(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,9 +67,15 @@ class JournalEntry(msgspec.Struct, frozen=True, kw_only=True):
     externals: list[JournalExternal]
 
 
+class _AnyEntry(msgspec.Struct):
+    """What an entry of every version has."""
+
+    version: int
+
+
 def render_journal_entry(entry: JournalEntry) -> bytes:
-    """JSON in one zstd frame."""
-    return compress(msgspec.json.encode(entry), level=_LEVEL)
+    """JSON in one zstd frame with a checksum."""
+    return compress(msgspec.json.encode(entry), options=_OPTIONS)
 
 
 def parse_journal_entry(data: bytes) -> JournalEntry:
@@ -79,9 +85,10 @@ def parse_journal_entry(data: bytes) -> JournalEntry:
         InvalidFormat: the object is damaged, or of a version that this program does not know.
     """
     try:
-        entry = msgspec.json.decode(decompress(data), type=JournalEntry)
+        text = decompress(data)
+        version = msgspec.json.decode(text, type=_AnyEntry).version
+        if version != _VERSION:
+            raise InvalidFormat(f"a journal object of version {version}; this program knows version {_VERSION}")
+        return msgspec.json.decode(text, type=JournalEntry)
     except (ZstdError, msgspec.DecodeError) as exc:
         raise InvalidFormat(f"a journal object is damaged: {exc}") from exc
-    if entry.version != _VERSION:
-        raise InvalidFormat(f"a journal object of version {entry.version}; this program knows version {_VERSION}")
-    return entry
