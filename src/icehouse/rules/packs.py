@@ -83,8 +83,10 @@ def _read_places(reader: VarintReader, *, raw_bytes: int, stored_bytes: int) -> 
     if not count:
         return NO_PLACES
     is_split = reader.varint(_IS_SPLIT) == _IS_SPLIT
+    if count * STORE_HASH_BYTES > stored_bytes:
+        raise reader.fail(f"{count} store hashes do not fit a frame of {stored_bytes} bytes")
     positions = reader.ascending(count, STORE_HASH_BYTES, raw_bytes - STORE_HASH_BYTES)
-    patch_offsets = reader.ascending(count, STORE_HASH_BYTES, max(0, stored_bytes - STORE_HASH_BYTES))
+    patch_offsets = reader.ascending(count, STORE_HASH_BYTES, stored_bytes - STORE_HASH_BYTES)
     return Places(positions, patch_offsets, is_split=is_split)
 
 
