@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import sys
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -55,6 +56,7 @@ STOP_SECONDS: Final = 20
 """How long a worker may take to finish what is under way when the server stops."""
 
 _BACKLOG: Final = 1024
+_ANNOUNCE_SECONDS: Final = 0.01
 
 
 def clock() -> int:
@@ -163,7 +165,7 @@ class Listening:
 
 
 def serve(settings: ServerSettings, announce: Callable[[Listening], None]) -> None:
-    """Serve until SIGTERM or SIGINT. *announce* is called once the port is taken, before requests are answered.
+    """Serve until SIGTERM or SIGINT. *announce* is called, from another thread, once requests are answered.
 
     Migrations and the first token belong here, before there are workers.
 
@@ -175,8 +177,7 @@ def serve(settings: ServerSettings, announce: Callable[[Listening], None]) -> No
         SystemExit: a worker ended by itself; the log says why.
     """
     configure_logging(settings)
-    if settings.port == 0:
-        settings = dataclasses.replace(settings, port=find_free_port(settings.host))
+    settings = dataclasses.replace(settings, port=find_free_port(settings.host, settings.port))
     folder = DataFolder(settings.data_dir)
     with start(folder, clock=clock, draw=secrets.token_bytes) as started:
         os.environ[WORKER_SETTINGS] = render_worker_settings(settings)
@@ -195,31 +196,49 @@ def serve(settings: ServerSettings, announce: Callable[[Listening], None]) -> No
             workers_kill_timeout=STOP_SECONDS,
         )
         first_token = None if started.first_token is None else str(started.first_token)
-        granian.on_startup(lambda: announce(Listening(settings.url, settings.data_dir.absolute(), first_token)))
-        with _listening_errors(settings):
+        listening = Listening(settings.url, settings.data_dir.absolute(), first_token)
+        with _announced_once_listening(settings, lambda: announce(listening)):
             granian.serve()
 
 
-def find_free_port(host: str) -> int:
-    """A TCP port of *host* that nothing listens on at this moment.
+def find_free_port(host: str, port: int) -> int:
+    """*port*, or with 0 any port of *host* that is free.
+
+    Workers share their port with whoever lets them, so two servers would share it too, each with half of the requests;
+    this is what notices.
 
     Raises:
-        Unavailable: nothing can listen on *host*.
+        Unavailable: something else listens there, or nothing can listen on *host*.
     """
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.bind((host, 0))
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
             return int(probe.getsockname()[1])
     except OSError as exc:
-        raise Unavailable(f"cannot listen on {host}: {exc.strerror or exc}") from exc
+        raise Unavailable(f"cannot listen on {host} port {port}: {exc.strerror or exc}") from exc
 
 
 @contextlib.contextmanager
-def _listening_errors(settings: ServerSettings) -> Generator[None]:
+def _announced_once_listening(settings: ServerSettings, announce: Callable[[], None]) -> Generator[None]:
+    """Call *announce* when the port answers: only the workers know when they listen, and granian does not tell."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104  compared, not used
+    has_ended = threading.Event()
+
+    def wait() -> None:
+        while not has_ended.wait(_ANNOUNCE_SECONDS):
+            with contextlib.suppress(OSError), socket.create_connection((host, settings.port), timeout=1):
+                announce()
+                return
+
+    waiting = threading.Thread(target=wait, name="announce", daemon=True)
+    waiting.start()
     try:
         yield
-    except OSError as exc:
-        raise Unavailable(f"cannot listen on {settings.host} port {settings.port}: {exc.strerror or exc}") from exc
+    finally:
+        has_ended.set()
+        waiting.join()
 
 
 def render_worker_settings(settings: ServerSettings) -> str:

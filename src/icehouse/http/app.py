@@ -67,8 +67,8 @@ def make_api(parts: ServerParts) -> Litestar:
         openapi_config=OpenAPIConfig(
             title="Icehouse",
             version=parts.parameters.version,
-            path="/api/v1",
-            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            path="/api/v1/openapi.json",
+            render_plugins=[JsonRenderPlugin(path="/")],
             components=Components(
                 security_schemes={
                     "token": SecurityScheme(type="http", scheme="bearer"),

@@ -61,6 +61,8 @@ def make_problem(error: Exception, request_id: str) -> tuple[Problem, dict[str, 
         title, detail = _describe_http(error)
         headers |= {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
         return Problem(title=title, status=error.status_code, detail=detail, request_id=request_id), headers
+    if isinstance(error, ClientLeft):
+        error = InvalidFormat("the body broke off before its end")
     status, title = next(
         (STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), (500, STATUSES[Corrupt][1])
     )
