@@ -61,6 +61,8 @@ class PushPlan:
     """Paths that are not sent, each with the signature of an upstream."""
     present: int
     """How many paths are in the cache already."""
+    is_verifying: bool
+    """Whether the server is to prove NARs that it has already."""
 
 
 async def push(
@@ -138,7 +140,7 @@ async def _plan(
             f"{too_large[0].store_path}: its NAR has {too_large[0].nar_size} bytes; the server takes at most "
             f"{parameters.max_nar_bytes}"
         )
-    return PushPlan(ours if is_verifying else lacking, externals, len(ours) - len(lacking))
+    return PushPlan(ours if is_verifying else lacking, externals, len(ours) - len(lacking), is_verifying)
 
 
 def find_externals(
@@ -273,7 +275,8 @@ class _Push:
 
     async def _register_batch(self, batch: list[tuple[LocalNar, NarBody]]) -> None:
         try:
-            results = await self._server.register_nars(self._cache, [body for _, body in batch])
+            bodies = [body for _, body in batch]
+            results = await self._server.register_nars(self._cache, bodies, is_verifying=self._plan.is_verifying)
         finally:
             self._registering.release()
         for (nar, _), result in zip(batch, results, strict=True):

@@ -163,10 +163,13 @@ class Server:
         path = f"/caches/{_segment(cache)}/packs"
         return self._parse(await self._request("PUT", path, pack, "application/octet-stream"), PackAnswer, path)
 
-    async def register_nars(self, cache: str, nars: Sequence[NarBody]) -> list[NarResult]:
-        """Register NARs whose chunks are there. Some of the results may be pending."""
+    async def register_nars(self, cache: str, nars: Sequence[NarBody], *, is_verifying: bool) -> list[NarResult]:
+        """Register NARs whose chunks are there. Some of the results may be pending.
+
+        With *is_verifying* the server reads and proves also those that it has already.
+        """
         path = f"/caches/{_segment(cache)}/nars"
-        results = (await self._post(path, NarsRequest(list(nars)), NarsAnswer)).results
+        results = (await self._post(path, NarsRequest(list(nars), verify=is_verifying), NarsAnswer)).results
         if [result.nar_hash for result in results] != [nar.nar_hash for nar in nars]:
             raise InvalidFormat(f"{self.url}{path}: one result a NAR was expected, in the order sent")
         return results

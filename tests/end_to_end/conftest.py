@@ -1,0 +1,158 @@
+"""A real server in a process of its own, real Nix, and the command line as its users run it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tests.client.private_nix import CONFIGURATION, PrivateNix
+
+START_SECONDS = 30
+
+
+@dataclass
+class ServerProcess:
+    """`icehouse serve` on a free port, with a data folder of its own."""
+
+    data_dir: Path
+    log: Path
+    port: int = 0
+    url: str = ""
+    process: subprocess.Popen[str] | None = field(default=None, repr=False)
+
+    def start(self) -> None:
+        """Start it, at the same port as before if it was started before."""
+        command = [sys.executable, "-m", "icehouse", "serve", "--port", str(self.port), "--data-dir", self.data_dir]
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            )
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            found = re.search(r"at (http://127\.0\.0\.1:(\d+))", line)
+            if found:
+                self.url, self.port = found[1], int(found[2])
+                return
+        self.stop(signal.SIGKILL)
+        pytest.fail(f"the server did not start: {self.log.read_text()}")
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End it, worker processes and all, by a signal."""
+        if self.process is None:
+            return
+        if number == signal.SIGKILL:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
+        self.process.wait(START_SECONDS)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self.process = None
+
+    @property
+    def admin_token(self) -> str:
+        return (self.data_dir / "admin-token").read_text().strip()
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return cast("dict[str, Any]", json.loads(self.out))
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody with a home folder, who runs `icehouse` and Nix."""
+
+    home: Path
+    environment: dict[str, str]
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command and leave it running."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "icehouse", *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def try_icehouse(self, *arguments: str, stdin: str = "") -> Done:
+        """Run a command to its end, whatever that is."""
+        done = subprocess.run(
+            [sys.executable, "-m", "icehouse", *arguments],
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def icehouse(self, *arguments: str, stdin: str = "") -> Done:
+        """Run a command that must succeed."""
+        done = self.try_icehouse(*arguments, stdin=stdin)
+        assert done.code == 0, (arguments, done)
+        return done
+
+    def try_nix(self, *command: str) -> Done:
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Generator[ServerProcess]:
+    """A running server without caches."""
+    server = ServerProcess(tmp_path / "data", tmp_path / "server.log")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def make_user(tmp_path: Path, require: Callable[[str], str]) -> Callable[[str], User]:
+    """`make_user("ann")` gives somebody with an empty home folder and a Nix that builds without a network."""
+    require("nix-build")
+
+    def make(name: str) -> User:
+        home = tmp_path / "homes" / name
+        (home / ".config/nix").mkdir(parents=True)
+        (home / ".config/nix/nix.conf").write_text(CONFIGURATION)
+        environment = {
+            "HOME": str(home),
+            "NIX_CONF_DIR": str(tmp_path / "no-system-configuration"),
+            "PATH": os.environ["PATH"],
+        }
+        return User(home, environment)
+
+    return make
+
+
+@pytest.fixture
+def admin(server: ServerProcess, make_user: Callable[[str], User]) -> User:
+    """Somebody who is logged in with the administrator's token."""
+    user = make_user("admin")
+    user.icehouse("login", server.url, "--token-file", str(server.data_dir / "admin-token"))
+    return user
+
+
+@pytest.fixture
+def builder(admin: User, tmp_path: Path) -> PrivateNix:
+    """The Nix of the administrator, who builds what is pushed."""
+    return PrivateNix(tmp_path / "root", admin.environment)
