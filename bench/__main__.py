@@ -1,41 +1,49 @@
-"""``python -m bench [NAME…]``: run measurements by name, or all of them."""
+"""``python -m bench [NAME…]``: measure, and print one table of what came out. Progress goes to stderr."""
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
 
-from bench.comparators import compare_nginx_with_itself, measure_nix_copy, measure_nix_pull
-from bench.corpora import bench_folder, make_chain_corpus, make_large_corpus, make_rebuild_corpus
+from bench.comparators import compare_nginx_with_itself
+from bench.corpora import bench_folder, make_chain_corpus, make_large_corpus, make_plain_corpus, make_rebuild_corpus
+from bench.downloads import measure_downloads
+from bench.huge import measure_memory
+from bench.narinfos import measure_narinfos
+from bench.pulls import measure_pulls
+from bench.pushes import measure_pushes
+from bench.table import Row, render_table
 
-
-def make_corpora() -> None:
-    """Build all closures that measurements are made on, and say where they are."""
-    for make in (make_rebuild_corpus, make_large_corpus, make_chain_corpus):
-        corpus = make(bench_folder())
-        print(f"{make.__name__}: {corpus.store.url}")
-        print(f"  first:  {' '.join(corpus.first_roots)}")
-        if corpus.second_roots:
-            print(f"  second: {' '.join(corpus.second_roots)}")
-
-
-_MEASUREMENTS: Mapping[str, Callable[[], None]] = {
-    "corpora": make_corpora,
-    "nix-copy": measure_nix_copy,
-    "nix-pull": measure_nix_pull,
+_MEASUREMENTS: Mapping[str, Callable[[int], list[Row]]] = {
+    "narinfo": measure_narinfos,
+    "download": measure_downloads,
+    "pull": measure_pulls,
+    "push": measure_pushes,
     "nginx": compare_nginx_with_itself,
+    "memory": measure_memory,
 }
+_ONLY_BY_NAME = {"memory"}  # It needs 20 GB of disk, and minutes.
 
 
-def main() -> None:
-    """Run what the command line names, in the order above."""
+def main() -> int:
+    """Run what the command line names, in the order above; 1 if a goal is not met."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(_MEASUREMENTS)}; all if none is given")
-    names: list[str] = parser.parse_args().names
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(_MEASUREMENTS)}; all but memory if none is given"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured, beside each other (5)")
+    arguments = parser.parse_args()
+    names: list[str] = arguments.names or [name for name in _MEASUREMENTS if name not in _ONLY_BY_NAME]
     if unknown := set(names) - set(_MEASUREMENTS):
         parser.error(f"no measurement is named {', '.join(sorted(unknown))}")
+    for make in (make_rebuild_corpus, make_large_corpus, make_chain_corpus, make_plain_corpus):
+        make(bench_folder())
+    rows: list[Row] = []
     for name, measure in _MEASUREMENTS.items():
-        if not names or name in names:
-            print(f"== {name}", flush=True)
-            measure()
+        if name in names:
+            print(f"bench: measuring {name}", file=sys.stderr, flush=True)
+            rows += measure(arguments.rounds)
+    print(render_table(rows))
+    return 0
 
 
-main()
+sys.exit(main())

@@ -7,6 +7,7 @@ again when the expressions beside this module change.
 import hashlib
 import json
 import os
+import random
 import shutil
 import subprocess
 import time
@@ -68,6 +69,8 @@ _TREES = [
     "wget",
 ]
 _LARGE_BYTES = 200_000_000
+_HUGE_BYTES = 4 << 30
+_BLOCK_BYTES = 500_000
 _CHAIN_PATHS = 200
 
 _PROGRAMS = {
@@ -125,6 +128,39 @@ def make_large_corpus(workdir: Path) -> Corpus:
     return _make(workdir, "large", "large")
 
 
+def make_plain_corpus(workdir: Path) -> Corpus:
+    """One path, a file of 200 MB of random bytes: a NAR without any store hash."""
+
+    def build(store: NixStore, manifest: Path) -> Corpus:
+        file = manifest.with_name("plain")
+        source = random.Random(21)
+        with file.open("wb") as out:
+            for _ in range(_LARGE_BYTES // _BLOCK_BYTES):
+                out.write(source.randbytes(_BLOCK_BYTES))
+        root = store.add_file(file)
+        file.unlink()
+        return Corpus(store.root, (root,))
+
+    return _make_once(workdir, "plain", build)
+
+
+def make_huge_corpus(workdir: Path) -> Corpus:
+    """One path, a file of 4 GiB that compresses by a third and repeats nothing, in a store of its own."""
+
+    def build(store: NixStore, manifest: Path) -> Corpus:
+        file = manifest.with_name("huge")
+        source = random.Random(22)
+        with file.open("wb") as out:
+            for _ in range(_HUGE_BYTES // (4 * _BLOCK_BYTES) + 1):
+                out.write(source.randbytes(2 * _BLOCK_BYTES))
+                out.write(source.randbytes(_BLOCK_BYTES).hex().encode())
+        root = store.add_file(file)
+        file.unlink()
+        return Corpus(store.root, (root,))
+
+    return _make_once(workdir, "huge", build, store_name="huge-store")
+
+
 def make_chain_corpus(workdir: Path) -> Corpus:
     """A closure of 200 paths of up to 200 KB, twenty references deep."""
 
@@ -159,9 +195,11 @@ def _make(workdir: Path, name: str, attribute: str) -> Corpus:
     return _make_once(workdir, name, build)
 
 
-def _make_once(workdir: Path, name: str, build: Callable[[NixStore, Path], Corpus]) -> Corpus:
+def _make_once(
+    workdir: Path, name: str, build: Callable[[NixStore, Path], Corpus], *, store_name: str = "store"
+) -> Corpus:
     """The corpus of a former run if its expressions and inputs are unchanged, else what *build* makes."""
-    store_root = workdir / "store"
+    store_root = workdir / store_name
     stamp = _stamp()
     record = workdir / f"{name}.json"
     if record.exists():

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from bench.processes import Finished, run_measured
+
 _CONFIGURATION = """\
 experimental-features = nix-command
 build-users-group =
@@ -104,13 +106,17 @@ class NixStore:
         ]
         return sorted(facts, key=lambda fact: fact.path)
 
-    def copy_to_file_cache(self, roots: tuple[str, ...], folder: Path, parameters: str) -> float:
-        """Copy the closure into an empty ``file://`` binary cache; the seconds that it took."""
+    def add_file(self, file: Path) -> str:
+        """Copy *file* into the store; its store path, which refers to nothing."""
+        return self.run("nix-store", "--add", str(file)).strip()
+
+    def copy_to_file_cache(self, roots: tuple[str, ...], folder: Path, parameters: str) -> Finished:
+        """Copy the closure into an empty ``file://`` binary cache."""
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(self._settings / "cache", ignore_errors=True)  # Else Nix remembers what the last one had.
-        started = time.perf_counter()
-        self.run("nix", "copy", "--no-check-sigs", "--to", f"file://{folder.resolve()}?{parameters}", *roots)
-        return time.perf_counter() - started
+        target = f"file://{folder.resolve()}?{parameters}"
+        command = ["nix", "--store", self.url, "copy", "--quiet", "--no-check-sigs", "--to", target, *roots]
+        return run_measured(command, self.environment)
 
     def pull(self, cache_url: str, *roots: str, jobs: int = 1, trusted_key: str | None = None) -> float:
         """Substitute the closure of *roots* from a binary cache; the seconds that it took.

@@ -3,6 +3,9 @@
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,20 +19,30 @@ class Series:
         """The middle value."""
         return statistics.median(self.values)
 
-    @property
-    def spread(self) -> float:
-        """The largest value by the smallest: 1.0 is a quiet machine."""
-        return max(self.values) / min(self.values)
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """How two things that were measured in the same rounds compare."""
+
+    median: float
+    """Of the medians."""
+    lowest: float
+    """Of any one round."""
+    highest: float
 
 
-def interleave(
-    measures: Mapping[str, Callable[[], float]], *, rounds: int = 3, warm_up: bool = True
-) -> dict[str, Series]:
+def compare(ours: Series, theirs: Series) -> Ratio:
+    """Ours by theirs."""
+    rounds = [mine / other for mine, other in zip(ours.values, theirs.values, strict=True)]
+    return Ratio(ours.median / theirs.median, min(rounds), max(rounds))
+
+
+def interleave(measures: Mapping[str, Callable[[], T]], *, rounds: int, warm_up: bool = True) -> dict[str, list[T]]:
     """Call each of *measures* in turn, *rounds* times: A B A B A B. With *warm_up*, one round more that is not kept."""
-    values: dict[str, list[float]] = {name: [] for name in measures}
+    values: dict[str, list[T]] = {name: [] for name in measures}
     for number in range(rounds + warm_up):
         for name, measure in measures.items():
             value = measure()
             if number >= warm_up:
                 values[name].append(value)
-    return {name: Series(kept) for name, kept in values.items()}
+    return values
