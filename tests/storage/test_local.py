@@ -173,6 +173,21 @@ def test_blob_replaced_while_it_is_opened_is_not_kept_open(tmp_path: Path) -> No
     assert read(store, KEY) == b"def"
 
 
+def test_blob_replaced_or_deleted_by_another_process_is_not_read_from_the_file_kept_open(tmp_path: Path) -> None:
+    store, other = LocalBlobStore(tmp_path), LocalBlobStore(tmp_path)
+    store.put(KEY, b"abc")
+    buffer = memoryview(bytearray(3))
+    store.read_into(KEY, 0, buffer)
+    other.put(KEY, b"def")
+    assert not store.read_warm(KEY, 0, buffer)
+    assert read(store, KEY) == b"def"
+    other.delete(KEY)
+    assert not store.read_warm(KEY, 0, buffer)
+    with pytest.raises(NotFound):
+        store.read_into(KEY, 0, buffer)
+    assert open_below(tmp_path) == []
+
+
 @contextmanager
 def just_before(call: str, act: Callable[[], None]) -> Generator[None]:
     """Let *act* happen just before the block's first *call* of the operating system, as another thread could."""

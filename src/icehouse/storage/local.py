@@ -290,9 +290,11 @@ class _OpenFiles:
         self._forgotten = 0
 
     def find(self, key: str) -> _File | None:
+        """The file of *key* if it is open, and still has its name: another process may have deleted or replaced it."""
         file = self._files.get(key)
-        if file is not None:
-            file.was_used = True
+        if file is None or not os.fstat(file.descriptor).st_nlink:
+            return None
+        file.was_used = True
         return file
 
     def get(self, key: BlobKey) -> _File:
@@ -307,6 +309,9 @@ class _OpenFiles:
             return file
         check_key(key)
         forgotten_before = self._forgotten
+        with self._lock:
+            nameless = self._files.pop(key, None)
+        del nameless  # Closed here, outside of the lock.
         file = self._open(key)
         with self._lock:
             # If a blob was deleted meanwhile it may be this one: then the file serves this call and is not kept.
