@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select, update
 
-from icehouse.db.schema import nar, recipe
+from icehouse.db.schema import nar, path, recipe
+from icehouse.nix import nix32
 
 _BATCH = 1000
 
@@ -58,11 +59,17 @@ def put_nar(
     recipe_body: bytes,
     now: int,
 ) -> int:
-    """Add a NAR whose bytes were checked, and give its id. One that is there keeps its id, and gets this recipe."""
+    """Add a NAR whose bytes were checked, and give its id.
+
+    One that is there keeps its id and gets this recipe; what its paths say of the file follows.
+    """
     present = find_nars(connection, domain_id, [nar_hash]).get(nar_hash)
     if present is not None:
         connection.execute(update(nar).where(nar.c.id == present.id).values(file_hash=file_hash, file_size=file_size))
         connection.execute(update(recipe).where(recipe.c.nar_id == present.id).values(body=recipe_body))
+        if (present.file_hash, present.file_size) != (file_hash, file_size):
+            values = {"file_hash": nix32.encode(file_hash), "file_size": file_size}
+            connection.execute(update(path).where(path.c.nar_id == present.id).values(**values))
         return present.id
     nar_id = connection.execute(
         insert(nar)

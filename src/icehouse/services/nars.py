@@ -107,7 +107,8 @@ class NarRegistry:
         self._at_once = asyncio.Semaphore(_NARS_AT_ONCE)
         # By domain and NAR hash, then by request: one client's wrong recipe must not become another one's result.
         self._tasks: dict[tuple[int, bytes], dict[bytes, asyncio.Task[NarResult]]] = {}
-        self._waiting_count = 0
+        self.waiting_count = 0
+        """NARs that were not put together yet. Read by whoever wants to know how busy the server is."""
         self._keeping = asyncio.Lock()
         self._to_keep: list[tuple[_Keep, asyncio.Future[list[bytes]]]] = []
 
@@ -149,9 +150,9 @@ class NarRegistry:
         orders = await self._database.read(
             partial(_load_orders, domain_id=cache.domain_id, parsed=parsed, is_verification=request.verify)
         )
-        if self._waiting_count + len(orders) > MAX_WAITING_NARS:
+        if self.waiting_count + len(orders) > MAX_WAITING_NARS:
             raise RateLimited(
-                f"{self._waiting_count} NARs wait to be put together; {MAX_WAITING_NARS} may, with yours",
+                f"{self.waiting_count} NARs wait to be put together; {MAX_WAITING_NARS} may, with yours",
                 retry_after_seconds=_RETRY_SECONDS,
             )
         tasks = [self._begin(order) for order in orders]
@@ -212,12 +213,12 @@ class NarRegistry:
             tasks[order.request] = running
             return running  # the same request, sent twice: one of them does the work
         task = tasks[order.request] = asyncio.create_task(self._register(order))
-        self._waiting_count += 1
+        self.waiting_count += 1
         task.add_done_callback(partial(self._note_end, order))
         return task
 
     def _note_end(self, order: _Order, task: asyncio.Task[NarResult]) -> None:
-        self._waiting_count -= 1
+        self.waiting_count -= 1
         is_long = order.nar_size >= self._long_nar_bytes
         if not task.cancelled() and (exc := task.exception()) is not None and is_long:
             _log.error("a NAR could not be put together", nar=render_sha256(order.nar_hash), exc_info=exc)
