@@ -1,15 +1,15 @@
 """Publishing: paths become visible, all of a batch together, when their closure is complete."""
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol
 
-from blake3 import blake3
 from sqlalchemy import Connection
 
 from icehouse.api.publish import MissingAnswer, MissingRequest, PathBody, PathsAnswer, PathsRequest, RefusedPath
-from icehouse.db.caches import CacheRow, UpstreamRow, list_upstreams
+from icehouse.db.caches import CacheRow, UpstreamRow, get_cache, list_upstreams
 from icehouse.db.chunks import load_chunks
 from icehouse.db.engine import Database
 from icehouse.db.nars import NarRow, find_nars, find_recipe
@@ -26,8 +26,8 @@ from icehouse.db.paths import (
 )
 from icehouse.errors import Conflict, InvalidFormat, TooLarge
 from icehouse.nix import nix32
-from icehouse.nix.content_address import ContentAddress, fits
-from icehouse.nix.hashes import parse_sha256
+from icehouse.nix.content_address import ContentAddress, IngestionMethod, fits
+from icehouse.nix.hashes import HashAlgorithm, parse_sha256
 from icehouse.nix.signing import PublicKey, SecretKey, Signature, fingerprint
 from icehouse.nix.store_paths import HashPart, StorePath, parse_hash_part
 from icehouse.rules.closures import (
@@ -75,6 +75,8 @@ class _Loaded:
     facts: PublishFacts
     paths: Mapping[HashPart, PathRow]
     nars: Mapping[bytes, NarRow]
+    new_externals: Sequence[tuple[ExternalRow, str]]
+    """Those of the batch that the cache does not have yet, with the URL of the upstream."""
 
 
 class Publisher:
@@ -111,6 +113,7 @@ class Publisher:
         Raises:
             InvalidFormat: a field is broken, or a CA does not fit its path.
             TooLarge: a limit is exceeded.
+            NotFound: the cache was deleted meanwhile.
             Conflict: what was decided upon changed meanwhile, twice; ask again.
         """
         if len(request.paths) > MAX_PATHS or len(request.externals) > MAX_PATHS:
@@ -129,26 +132,38 @@ class Publisher:
             rows = await self._workers.run(
                 partial(_make_rows, cache, plan, loaded, keys, known_keys, now=now, token_id=token_id)
             )
-            if plan.publish or batch.externals:
-                await self._write_journal(cache, batch, rows, now=now, token_id=token_id)
-            act = partial(_publish, cache=cache, batch=batch, plan=plan, rows=rows, known_keys=known_keys, now=now)
+            journal_key = None
+            if rows or loaded.new_externals:
+                journal_key = await self._write_journal(cache, rows, loaded.new_externals, now=now, token_id=token_id)
+            act = partial(
+                _publish,
+                cache=cache,
+                batch=batch,
+                plan=plan,
+                rows=rows,
+                externals=loaded.new_externals,
+                known_keys=known_keys,
+                now=now,
+            )
             if await self._database.write(act):
                 return PathsAnswer(
                     published=[record.store_path.base_name for record in plan.publish],
                     merged=[record.store_path.base_name for record in plan.merge],
                     refused=[],
                 )
+            if journal_key is not None:  # It tells of what did not happen.
+                await self._workers.run_always(partial(self._blobs.delete, journal_key))
         raise Conflict("another request changed these paths at the same time; repeat yours")
 
     async def _write_journal(
         self,
         cache: CacheRow,
-        batch: _Batch,
         rows: Sequence[PathRow],
+        externals: Sequence[tuple[ExternalRow, str]],
         *,
         now: int,
         token_id: int | None,
-    ) -> None:
+    ) -> BlobKey:
         nars = await self._database.read(
             partial(_journal_nars, domain_id=cache.domain_id, nar_hashes=sorted({row.nar_hash for row in rows}))
         )
@@ -160,11 +175,13 @@ class Publisher:
             published_by=token_id,
             nars=nars,
             paths=[_journal_path(row) for row in rows],
-            externals=[_journal_external(row, url) for row, url in batch.externals],
+            externals=[_journal_external(row, url) for row, url in externals],
         )
         data = await self._workers.run(partial(render_journal_entry, entry))
-        key = BlobKey(f"journal/{cache.domain_id}/{now}-{blake3(data).hexdigest()[:32]}")
+        # Random, since of two requests that say the same, one fails and takes its object away again.
+        key = BlobKey(f"journal/{cache.domain_id}/{now}-{secrets.token_hex(16)}")
         await self._workers.run(partial(self._blobs.put, key, data))
+        return key
 
 
 def _parse_batch(request: PathsRequest, cache: CacheRow, upstreams: Sequence[UpstreamRow]) -> _Batch:
@@ -203,9 +220,12 @@ def _parse_path(body: PathBody, cache: CacheRow) -> PathRecord:
     ca = None if not body.ca else ContentAddress.parse(body.ca)
     if ca is not None and not fits(ca, store_path, references, cache.store_dir):
         raise InvalidFormat(f"{body.store_path}: the CA {body.ca} gives another store path; every Nix aborts on that")
+    nar_hash = parse_sha256(body.nar_hash)
+    if ca is not None and _is_nar_hash(ca, store_path, references) and ca.hash.digest != nar_hash:
+        raise InvalidFormat(f"{body.store_path}: the CA {body.ca} is that of another NAR than {body.nar_hash}")
     return PathRecord(
         store_path,
-        parse_sha256(body.nar_hash),
+        nar_hash,
         body.nar_size,
         references,
         None if not body.deriver else StorePath.parse(body.deriver),
@@ -213,6 +233,12 @@ def _parse_path(body: PathBody, cache: CacheRow) -> PathRecord:
         ca,
         tuple(Signature.parse(signature) for signature in body.signatures),
     )
+
+
+def _is_nar_hash(ca: ContentAddress, store_path: StorePath, references: Sequence[StorePath]) -> bool:
+    """Whether *ca* is the NAR's own hash: not so for other kinds, nor where the path's own hash part was zeroed."""
+    is_of_nar = ca.method is IngestionMethod.NAR and ca.hash.algorithm is HashAlgorithm.SHA256
+    return is_of_nar and store_path not in references
 
 
 def _find_evidence(
@@ -235,11 +261,14 @@ def _load(connection: Connection, cache: CacheRow, batch: _Batch) -> _Loaded:
         for hash_part, row in paths.items()
         if row.hidden_at is None
     }
-    externals = {hash_part: row.store_path for hash_part, row in load_externals(connection, cache.id, wanted).items()}
-    externals |= {row.store_path.hash_part: row.store_path for row, _ in batch.externals}
+    offered = {row.store_path.hash_part: (row, url) for row, url in batch.externals}
+    known = load_externals(connection, cache.id, wanted | offered.keys())
+    new_externals = [external for hash_part, external in offered.items() if hash_part not in known]
+    externals = {hash_part: row.store_path for hash_part, row in known.items()}
+    externals |= {row.store_path.hash_part: row.store_path for row, _ in new_externals}
     nars = find_nars(connection, cache.domain_id, {record.nar_hash for record in batch.records})
     sizes = {nar_hash: row.nar_size for nar_hash, row in nars.items()}
-    return _Loaded(PublishFacts(visible, externals, sizes), paths, nars)
+    return _Loaded(PublishFacts(visible, externals, sizes), paths, nars, new_externals)
 
 
 def _make_rows(
@@ -292,21 +321,21 @@ def _publish(
     batch: _Batch,
     plan: PublishPlan,
     rows: Sequence[PathRow],
+    externals: Sequence[tuple[ExternalRow, str]],
     known_keys: Sequence[PublicKey],
     now: int,
 ) -> bool:
     """The transaction. False, and nothing changed, if the database does not lead to the same plan any more."""
+    get_cache(connection, cache.name)
     loaded = _load(connection, cache, batch)
-    if plan_publish(batch.records, loaded.facts) != plan:
+    if plan_publish(batch.records, loaded.facts) != plan or loaded.new_externals != externals:
         return False
-    there = load_externals(connection, cache.id, {row.store_path.hash_part for row, _ in batch.externals})
-    added: set[HashPart] = set(there)
-    for row, _ in batch.externals:
-        if row.store_path.hash_part not in added:
-            add_external(connection, cache.id, row, now=now)
-            added.add(row.store_path.hash_part)
+    for row, _ in externals:
+        add_external(connection, cache.id, row, now=now)
     for row in rows:
-        put_path(connection, cache.id, loaded.nars[row.nar_hash].id, row)
+        nar = loaded.nars[row.nar_hash]  # its file may have changed since the row was made
+        current = replace(row, file_hash=nix32.encode(nar.file_hash), file_size=nar.file_size)
+        put_path(connection, cache.id, nar.id, current)
     for record in plan.merge:
         _merge(connection, loaded.paths[record.store_path.hash_part], record, cache, known_keys)
     return True
