@@ -27,7 +27,7 @@ from granian.log import LogLevels
 from icehouse.api.server import ServerParameters
 from icehouse.config import ServerSettings
 from icehouse.db.serving import ServingQueries
-from icehouse.errors import Unavailable
+from icehouse.errors import Conflict
 from icehouse.http.app import Server
 from icehouse.http.hot import HotParts
 from icehouse.http.metrics import ServerCounters
@@ -170,10 +170,10 @@ def serve(settings: ServerSettings, announce: Callable[[Listening], None]) -> No
     Migrations and the first token belong here, before there are workers.
 
     Raises:
-        Conflict: another server uses the data folder, or it belongs to a newer version.
+        Conflict: another server uses the data folder or the port, or the folder belongs to a newer version.
         Corrupt: something in the data folder is damaged.
         OverQuota: the disk is full.
-        Unavailable: the data folder or the port cannot be used.
+        Unavailable: the data folder cannot be used.
         SystemExit: a worker ended by itself; the log says why.
     """
     configure_logging(settings)
@@ -208,7 +208,7 @@ def find_free_port(host: str, port: int) -> int:
     this is what notices.
 
     Raises:
-        Unavailable: something else listens there, or nothing can listen on *host*.
+        Conflict: something else listens there, or nothing can listen on *host*.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -217,7 +217,7 @@ def find_free_port(host: str, port: int) -> int:
             probe.bind(address)
             return int(probe.getsockname()[1])
     except OSError as exc:
-        raise Unavailable(f"cannot listen on {host} port {port}: {exc.strerror or exc}") from exc
+        raise Conflict(f"cannot listen on {host} port {port}: {exc.strerror or exc}") from exc
 
 
 @contextlib.contextmanager

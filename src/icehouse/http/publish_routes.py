@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, cast
 
 from litestar import Request, Response, get, post, put
-from litestar.params import Parameter
+from litestar.params import HeaderParameter
 
 from icehouse.api.publish import (
     ChunksMissingAnswer,
@@ -36,7 +36,7 @@ MAX_RECORDS_BYTES: Final = 16 * 1024 * 1024
 
 MAX_UPLOAD_BYTES: Final = 4 + MAX_INDEX_BYTES + MAX_PACK_BYTES
 
-Credential = Annotated[str | None, Parameter(header="authorization", include_in_schema=False)]
+Credential = Annotated[str | None, HeaderParameter(name="authorization", include_in_schema=False)]
 """The ``Authorization`` header."""
 
 
