@@ -107,6 +107,8 @@ class NarFile:
                     chunk.pack_name, pack_key(domain_id, chunk.pack_name)
                 )
                 self._append(chunk, key)
+                if len(self._patch_offsets) > len(self._patches):  # before a repeated chunk fills the memory
+                    raise Corrupt(f"a recipe with {len(self._patches)} patches for more places")
         self._extent_starts = [extent.file_offset for extent in self._extents]
         if len(self._patch_offsets) != len(self._patches):
             raise Corrupt(f"a recipe with {len(self._patches)} patches for {len(self._patch_offsets)} places")
@@ -193,9 +195,8 @@ class NarFile:
         for index in range(first, bisect_left(offsets, stop)):
             at = offsets[index] - start
             store_hash = hashes[patches[index]]
-            if at < 0:  # it began in the block before
-                block[: STORE_HASH_BYTES + at] = store_hash[-at:]
-            elif at + STORE_HASH_BYTES > stop - start:  # it ends in the next one
-                block[at:] = store_hash[: stop - start - at]
-            else:
+            if 0 <= at <= stop - start - STORE_HASH_BYTES:
                 block[at : at + STORE_HASH_BYTES] = store_hash
+            else:  # it begins before the block, ends after it, or both
+                first_byte, end_byte = max(0, at), min(stop - start, at + STORE_HASH_BYTES)
+                block[first_byte:end_byte] = store_hash[first_byte - at : end_byte - at]
