@@ -1,0 +1,159 @@
+"""The client of the API tries again what may pass, and tells errors in the server's words."""
+
+import threading
+from collections.abc import Callable, Generator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import msgspec
+import pytest
+
+from icehouse.api.caches import CacheCreate
+from icehouse.api.publish import ChunksMissingAnswer
+from icehouse.api.server import Problem
+from icehouse.client.logins import Login
+from icehouse.client.server import connect
+from icehouse.errors import (
+    Conflict,
+    Denied,
+    IcehouseError,
+    InvalidFormat,
+    NotFound,
+    OverQuota,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+    Unsupported,
+)
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+class ScriptedServer(HTTPServer):
+    """Gives one prepared answer after another; keeps the lines and headers of the requests."""
+
+    answers: list[Answer]
+    requests: list[tuple[str, str, str | None]]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def answer(self) -> None:
+        server = self.server
+        assert isinstance(server, ScriptedServer)
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        server.requests.append((self.command, self.path, self.headers.get("Authorization")))
+        status, headers, body = server.answers.pop(0)
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815  the names that http.server looks for
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  as in the class above
+        del format, args
+
+
+@pytest.fixture
+def scripted() -> Generator[Callable[..., ScriptedServer]]:
+    """`scripted(answer, …)` gives a server that answers so."""
+    servers: list[ScriptedServer] = []
+
+    def start(*answers: Answer) -> ScriptedServer:
+        server = ScriptedServer(("127.0.0.1", 0), Handler)
+        server.answers, server.requests = list(answers), []
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def problem(status: int, detail: str) -> bytes:
+    return msgspec.json.encode(Problem(title="t", status=status, detail=detail, request_id="r-1"))
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, InvalidFormat),
+        (401, Unauthenticated),
+        (403, Denied),
+        (404, NotFound),
+        (409, Conflict),
+        (413, TooLarge),
+        (415, Unsupported),
+        (507, OverQuota),
+        (418, Unsupported),
+    ],
+)
+async def test_a_final_status_is_our_error_with_the_servers_words(
+    scripted: Callable[..., ScriptedServer], status: int, kind: type[IcehouseError]
+) -> None:
+    server = scripted((status, {}, problem(status, "because of this")))
+    async with connect(Login(server.url, "ice_x")) as client:
+        with pytest.raises(kind, match="because of this"):
+            await client.list_caches()
+    assert server.requests == [("GET", "/api/v1/caches", "Bearer ice_x")]
+
+
+async def test_what_may_pass_is_tried_again(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted((503, {}, b"proxy says no"), (429, {"Retry-After": "1"}, problem(429, "slow")), (200, {}, b"[]"))
+    async with connect(Login(server.url)) as client:
+        assert await client.list_caches() == []
+    assert server.requests == [("GET", "/api/v1/caches", None)] * 3
+
+
+async def test_a_cache_is_not_created_twice_over_a_broken_answer(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted((502, {}, b""), (201, {}, b"{}"))
+    async with connect(Login(server.url)) as client:
+        with pytest.raises(Unavailable, match="status 502"):
+            await client.create_cache(CacheCreate(name="a", is_public=True))
+    assert len(server.requests) == 1
+
+
+async def test_a_fault_of_the_server_names_the_request(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted(*[(500, {}, problem(500, "internal"))] * 3)
+    async with connect(Login(server.url)) as client:
+        with pytest.raises(Unavailable, match=r"internal \(request r-1\)"):
+            await client.parameters()
+
+
+async def test_a_redirect_is_told_and_not_followed(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted((301, {"Location": "https://elsewhere/"}, b""))
+    async with connect(Login(server.url, "ice_x")) as client:
+        with pytest.raises(Unsupported, match="redirects to https://elsewhere/"):
+            await client.parameters()
+
+
+async def test_an_answer_of_another_program_is_no_crash(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted((200, {}, b"<html>"), (404, {}, b"<html>"))
+    async with connect(Login(server.url)) as client:
+        with pytest.raises(InvalidFormat, match="is that the address of an Icehouse server"):
+            await client.parameters()
+        with pytest.raises(NotFound, match="status 404, and no explanation"):
+            await client.parameters()
+
+
+async def test_nobody_there_is_told_with_the_cause() -> None:
+    async with connect(Login("http://127.0.0.1:9")) as client:
+        with pytest.raises(Unavailable, match="Connection refused"):
+            await client.parameters()
+
+
+async def test_known_chunks_come_with_their_numbers(scripted: Callable[..., ScriptedServer]) -> None:
+    answer = msgspec.json.encode(ChunksMissingAnswer(known=bytes([0b101, 0b10]), numbers=[7, 9, 12]))
+    wrong = msgspec.json.encode(ChunksMissingAnswer(known=bytes([0b11]), numbers=[7]))
+    server = scripted((200, {}, answer), (200, {}, wrong))
+    async with connect(Login(server.url)) as client:
+        found = await client.find_missing_chunks("a", [bytes(32)] * 10)
+        assert found == [7, None, 9, None, None, None, None, None, None, 12]
+        with pytest.raises(InvalidFormat, match="2 chunks are marked as known and 1 have numbers"):
+            await client.find_missing_chunks("a", [bytes(32)] * 8)
