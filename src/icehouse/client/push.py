@@ -33,7 +33,7 @@ from icehouse.rules.recipes import make_recipe, render_recipe
 STEP_BYTES: Final = 4 * 1024 * 1024
 """What is read in one go; small NARs are read together up to this size."""
 
-MEMORY_BYTES: Final = 96 * 1024 * 1024
+MEMORY_BYTES: Final = 80 * 1024 * 1024
 """Chunks, frames and packs that are held at once."""
 
 WINDOW_BYTES: Final = 1024 * 1024 * 1024
@@ -210,7 +210,7 @@ class _Push:
                     budget=self._budget,
                     counts=self._counts,
                 )
-                groups = _grouped(_in_reading_order(nars.values()))
+                groups = _grouped(in_reading_order(nars.values()))
                 for _ in range(readers):
                     self._sender.reader_started()
                 for _ in range(readers):
@@ -383,7 +383,7 @@ def _external_body(info: ValidPath, signature: Signature) -> PathBody:
     )
 
 
-def _in_reading_order(nars: Iterable[LocalNar]) -> Iterator[LocalNar]:
+def in_reading_order(nars: Iterable[LocalNar]) -> Iterator[LocalNar]:
     """The NARs window by window, largest first in each."""
     window: list[LocalNar] = []
     size = 0
