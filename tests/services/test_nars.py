@@ -17,11 +17,11 @@ from icehouse.db.caches import CacheRow
 from icehouse.db.chunks import load_chunks, quarantine
 from icehouse.db.nars import find_nars
 from icehouse.db.schema import chunk, nar, pack, path
-from icehouse.errors import InvalidFormat, NotFound, TooLarge, Unavailable
+from icehouse.errors import InvalidFormat, NotFound, RateLimited, TooLarge, Unavailable
 from icehouse.nix import nix32
 from icehouse.nix.hashes import parse_sha256
 from icehouse.rules.recipes import Recipe, Run, parse_recipe, render_recipe
-from icehouse.services.nars import MAX_CHUNKS, MAX_NARS
+from icehouse.services.nars import MAX_CHUNKS, MAX_NARS, MAX_WAITING_NARS
 from icehouse.storage.blobs import BlobInfo, BlobKey, BlobStore, BlobWriter
 from icehouse.storage.local import LocalBlobStore
 from icehouse.storage.memory import MemoryBlobStore
@@ -142,6 +142,16 @@ async def test_too_many_nars_are_too_large(store: Store, cache: CacheRow) -> Non
     body = NarBody(nar_hash=nar_hash_of(b""), nar_size=1, recipe=b"")
     with pytest.raises(TooLarge, match="1001 NARs"):
         await store.register(cache, *[body] * (MAX_NARS + 1))
+
+
+async def test_request_beyond_what_may_wait_is_sent_away_for_a_while(store: Store, cache: CacheRow) -> None:
+    body = await store.nar_body(cache, NAR)
+    store.nars.waiting_count += MAX_WAITING_NARS
+    with pytest.raises(RateLimited) as caught:
+        await store.register(cache, body)
+    assert caught.value.retry_after_seconds >= 1
+    store.nars.waiting_count -= MAX_WAITING_NARS
+    assert (await store.register(cache, body))[0].state == "stored"
 
 
 async def test_one_refused_nar_does_not_keep_the_others_out(store: Store, cache: CacheRow) -> None:

@@ -146,15 +146,15 @@ class NarRegistry:
             raise TooLarge(f"{len(request.nars)} NARs; at most {MAX_NARS} fit one request")
         if not request.nars:
             return NarsAnswer([])
-        parsed = await self._workers.run(partial(self._parse, request))
-        orders = await self._database.read(
-            partial(_load_orders, domain_id=cache.domain_id, parsed=parsed, is_verification=request.verify)
-        )
-        if self.waiting_count + len(orders) > MAX_WAITING_NARS:
+        if self.waiting_count + len(request.nars) > MAX_WAITING_NARS:
             raise RateLimited(
                 f"{self.waiting_count} NARs wait to be put together; {MAX_WAITING_NARS} may, with yours",
                 retry_after_seconds=_RETRY_SECONDS,
             )
+        parsed = await self._workers.run(partial(self._parse, request))
+        orders = await self._database.read(
+            partial(_load_orders, domain_id=cache.domain_id, parsed=parsed, is_verification=request.verify)
+        )
         tasks = [self._begin(order) for order in orders]
         short = [task for task, order in zip(tasks, orders, strict=True) if order.nar_size < self._long_nar_bytes]
         if short:

@@ -17,10 +17,11 @@ from icehouse.db.paths import (
     ExternalRow,
     PathRow,
     add_external,
+    find_names,
     find_visible,
     load_externals,
     load_paths,
-    put_path,
+    put_paths,
     render_references,
     set_signatures,
 )
@@ -132,6 +133,7 @@ class Publisher:
             rows = await self._workers.run(
                 partial(_make_rows, cache, plan, loaded, keys, known_keys, now=now, token_id=token_id)
             )
+            merges = await self._workers.run(partial(_find_merges, cache, plan, known_keys))
             journal_key = None
             if rows or loaded.new_externals:
                 journal_key = await self._write_journal(cache, rows, loaded.new_externals, now=now, token_id=token_id)
@@ -142,7 +144,7 @@ class Publisher:
                 plan=plan,
                 rows=rows,
                 externals=loaded.new_externals,
-                known_keys=known_keys,
+                merges=merges,
                 now=now,
             )
             if await self._database.write(act):
@@ -253,14 +255,17 @@ def _find_evidence(
 
 def _load(connection: Connection, cache: CacheRow, batch: _Batch) -> _Loaded:
     """What the decision needs, as the database has it now."""
-    wanted = {record.store_path.hash_part for record in batch.records}
-    wanted |= {reference.hash_part for record in batch.records for reference in record.references}
-    paths = load_paths(connection, cache.id, wanted)
+    named = {record.store_path.hash_part for record in batch.records}
+    wanted = named | {reference.hash_part for record in batch.records for reference in record.references}
+    paths = load_paths(connection, cache.id, named)
     visible = {
         hash_part: VisiblePath(row.store_path, row.nar_hash, row.references)
         for hash_part, row in paths.items()
         if row.hidden_at is None
     }
+    # Of a reference only the name is looked at. To load and parse its whole row takes ten times as long.
+    for hash_part, store_path in find_names(connection, cache.id, wanted - named).items():
+        visible[hash_part] = VisiblePath(store_path, b"", ())
     offered = {row.store_path.hash_part: (row, url) for row, url in batch.externals}
     known = load_externals(connection, cache.id, wanted | offered.keys())
     new_externals = [external for hash_part, external in offered.items() if hash_part not in known]
@@ -322,7 +327,7 @@ def _publish(
     plan: PublishPlan,
     rows: Sequence[PathRow],
     externals: Sequence[tuple[ExternalRow, str]],
-    known_keys: Sequence[PublicKey],
+    merges: Mapping[HashPart, Sequence[Signature]],
     now: int,
 ) -> bool:
     """The transaction. False, and nothing changed, if the database does not lead to the same plan any more."""
@@ -332,21 +337,31 @@ def _publish(
         return False
     for row, _ in externals:
         add_external(connection, cache.id, row, now=now)
-    for row in rows:
-        nar = loaded.nars[row.nar_hash]  # its file may have changed since the row was made
-        current = replace(row, file_hash=nix32.encode(nar.file_hash), file_size=nar.file_size)
-        put_path(connection, cache.id, nar.id, current)
-    for record in plan.merge:
-        _merge(connection, loaded.paths[record.store_path.hash_part], record, cache, known_keys)
+    put_paths(connection, cache.id, [_with_present_file(row, loaded.nars[row.nar_hash]) for row in rows])
+    for hash_part, signatures in merges.items():
+        _merge(connection, loaded.paths[hash_part], signatures)
     return True
 
 
-def _merge(
-    connection: Connection, row: PathRow, record: PathRecord, cache: CacheRow, known_keys: Sequence[PublicKey]
-) -> None:
-    """Add signatures by keys that the cache knows."""
-    text = fingerprint(record, cache.store_dir)
-    known = [signature for signature in record.signatures if any(key.verify(text, signature) for key in known_keys)]
+def _with_present_file(row: PathRow, nar: NarRow) -> tuple[int, PathRow]:
+    """The NAR's id, and the row with what the NAR's file is now: it may have changed since the row was made."""
+    return nar.id, replace(row, file_hash=nix32.encode(nar.file_hash), file_size=nar.file_size)
+
+
+def _find_merges(
+    cache: CacheRow, plan: PublishPlan, known_keys: Sequence[PublicKey]
+) -> dict[HashPart, tuple[Signature, ...]]:
+    """Signatures by keys that the cache knows, on paths that are there. Verifying takes too long for a transaction."""
+    merges: dict[HashPart, tuple[Signature, ...]] = {}
+    for record in plan.merge:
+        text = fingerprint(record, cache.store_dir)
+        known = tuple(sig for sig in record.signatures if any(key.verify(text, sig) for key in known_keys))
+        if known:
+            merges[record.store_path.hash_part] = known
+    return merges
+
+
+def _merge(connection: Connection, row: PathRow, known: Sequence[Signature]) -> None:
     merged = merge_signatures([Signature.parse(signature) for signature in row.signatures], known)
     signatures = [signature.render() for signature in merged]
     if signatures != list(row.signatures):
