@@ -75,7 +75,7 @@ def test_nars_are_cut_a_stretch_at_a_time_and_give_what_a_recipe_needs(tmp_path:
     assert ended == nars
     assert cutter.read_bytes == sum(nar.info.nar_size for nar in nars)
     recipe = make_recipe(range(1, 1 + len(nars[1].identities)), nars[1].store_hashes)
-    assert (recipe.chunk_count, recipe.hashes, recipe.patches) == (1, (HASH.encode(),), (0, 0))
+    assert (recipe.chunk_count, recipe.hashes, tuple(recipe.patches)) == (1, (HASH.encode(),), (0, 0))
 
 
 def test_a_nar_of_another_size_than_nix_wrote_down_is_an_error(tmp_path: Path) -> None:
