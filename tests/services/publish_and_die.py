@@ -1,9 +1,9 @@
-"""Publishes two paths, and is killed at a step of that: once at each step, each time in a folder of its own.
+"""Publishes two paths, or heals them, and is killed at a step of that: once at each, in a folder of its own each time.
 
-python -m tests.services.publish_and_die TEMPLATE TARGET
+python -m tests.services.publish_and_die publish|heal STRIDE TEMPLATE TARGET
 
 A step is what stands before and after every call on the blob store and its writers, and before, inside (all done, not
-committed) and after every write of the database. For N = 1, 2, … the folder TEMPLATE is copied to TARGET/N, and a child
+committed) and after every write of the database. For N = 1, 1 + STRIDE, … the folder TEMPLATE is copied to TARGET/N, and a child
 that works on it is killed at its N-th step, whose name it leaves in TARGET/N/step. The last child lives: it has fewer.
 """
 
@@ -142,27 +142,45 @@ async def publish_both(store: Store) -> None:
     await store.push(cache, (APP, APP_NAR, [LIB]))
 
 
-async def work_until_killed(folder: Path, fatal: int) -> None:
+async def heal_both(store: Store) -> None:
+    """What `push --verify` does for the two paths."""
+    cache = await find_cache(store)
+    for contents in (LIB_NAR, APP_NAR):
+        state = ""
+        for _ in range(3):
+            body = await store.nar_body(cache, contents)
+            (result,) = await store.register(cache, body, verify=True)
+            state = result.state
+            if state == "stored":
+                break
+        assert state == "stored"
+
+
+JOBS: Final = {"publish": publish_both, "heal": heal_both}
+
+
+async def work_until_killed(job: str, folder: Path, fatal: int) -> None:
     steps = Steps(folder, fatal)
     blobs = SteppingBlobs(LocalBlobStore(folder / "blobs"), steps)
     store = Store(SteppingDatabase.open_with(folder / "icehouse.db", steps), blobs)
-    await publish_both(store)
+    await JOBS[job](store)
     await store.close()
 
 
 def main() -> None:
-    template, target = map(Path, sys.argv[1:])
-    number = 0
+    job, stride = sys.argv[1], int(sys.argv[2])
+    template, target = map(Path, sys.argv[3:])
+    number = 1 - stride
     status = -1
     while status != 0:
-        number += 1
+        number += stride
         folder = target / str(number)
         shutil.copytree(template, folder)
         child = os.fork()
         if child == 0:
             code = 1
             try:
-                asyncio.run(work_until_killed(folder, number))
+                asyncio.run(work_until_killed(job, folder, number))
                 code = 0
             finally:
                 os._exit(code)

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from icehouse.nix.store_paths import HashPart
 from icehouse.rules.journal import parse_journal_entry
 from icehouse.storage.local import LocalBlobStore
 from icehouse.storage.nars import pack_key
-from tests.services.publish_and_die import APP, APP_NAR, CACHE, LIB, LIB_NAR, find_cache, publish_both
+from tests.services.publish_and_die import APP, APP_NAR, CACHE, LIB, LIB_NAR, find_cache, heal_both, publish_both
 from tests.services.publishing import Store, cut, identity_of
 
 ROOT = Path(__file__).parents[2]
@@ -30,19 +31,33 @@ DISTINCT_CHUNKS = {identity_of(piece) for contents in (LIB_NAR, APP_NAR) for pie
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """What is left of a data folder whose server was killed at the first step, at the second, and so on."""
     template, target = tmp_path_factory.mktemp("template"), tmp_path_factory.mktemp("killed")
-    make_template(template)
-    command = [sys.executable, "-m", "tests.services.publish_and_die", template, target]
+    asyncio.run(make_template(template, is_published=False))
+    return kill_at_steps("publish", 1, template, target)
+
+
+@pytest.fixture(scope="module")
+def damaged_folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The same for a server that heals a folder with one pack cut off and the other one gone, at every third step."""
+    template, target = tmp_path_factory.mktemp("damaged"), tmp_path_factory.mktemp("killed-healing")
+    asyncio.run(make_template(template, is_published=True))
+    first, second = (template / "blobs" / "packs").rglob("*/*/*")
+    os.truncate(first, first.stat().st_size // 2)
+    second.unlink()
+    return kill_at_steps("heal", 3, template, target)
+
+
+async def make_template(template: Path, *, is_published: bool) -> None:
+    store = Store.open(template, LocalBlobStore(template / "blobs"))
+    await store.create_cache(CACHE)
+    if is_published:
+        await publish_both(store)
+    await store.close()
+
+
+def kill_at_steps(job: str, stride: int, template: Path, target: Path) -> list[Path]:
+    command = [sys.executable, "-m", "tests.services.publish_and_die", job, str(stride), template, target]
     subprocess.run(command, check=True, cwd=ROOT)
     return sorted(target.iterdir(), key=lambda folder: int(folder.name))
-
-
-def make_template(template: Path) -> None:
-    async def make() -> None:
-        store = Store.open(template, LocalBlobStore(template / "blobs"))
-        await store.create_cache(CACHE)
-        await store.close()
-
-    asyncio.run(make())
 
 
 def open_store(folder: Path) -> Store:
@@ -124,3 +139,19 @@ async def test_what_is_visible_after_a_death_is_whole_and_the_push_can_be_repeat
             await store.close()
     # Every state was met, in this order.
     assert list(dict.fromkeys(seen)) == [0, 1, 2]
+
+
+async def test_healing_can_be_repeated_after_a_death(damaged_folders: list[Path]) -> None:
+    assert len(damaged_folders) > 10
+    for folder in damaged_folders:
+        store = open_store(folder)
+        try:
+            await heal_both(store)
+            assert await assert_visible_paths_are_whole(store) == 2
+            assert await store.count(chunk) == len(DISTINCT_CHUNKS)
+            assert await store.count(nar) == 2
+        except AssertionError as exc:
+            exc.add_note(f"killed at step {folder.name}")
+            raise
+        finally:
+            await store.close()
