@@ -69,7 +69,7 @@ def fetch_nar(server: IcehouseServer, root: str, folder: Path) -> str:
         while block := answer.read(_BLOCK_BYTES):
             digest.update(block)
             file.write(block)
-    if digest.digest() != info.file_hash:
+    if info.file_hash is None or digest.digest() != info.file_hash.digest:
         raise RuntimeError(f"{info.url}: what the server sent is not what its narinfo says")
     return info.url
 
