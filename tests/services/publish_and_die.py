@@ -3,8 +3,9 @@
 python -m tests.services.publish_and_die publish|heal STRIDE TEMPLATE TARGET
 
 A step is what stands before and after every call on the blob store and its writers, and before, inside (all done, not
-committed) and after every write of the database. For N = 1, 1 + STRIDE, … the folder TEMPLATE is copied to TARGET/N, and a child
-that works on it is killed at its N-th step, whose name it leaves in TARGET/N/step. The last child lives: it has fewer.
+committed) and after every write of the database. For N = 1, 1 + STRIDE, … the folder TEMPLATE is copied to TARGET/N,
+and a child that works on it is killed at its N-th step, whose name it leaves in TARGET/N/step. The last child lives:
+it has fewer steps.
 """
 
 import asyncio
