@@ -315,7 +315,9 @@ def test_caches_are_created_listed_shown_and_deleted(server: RunningServer) -> N
     assert "passing" in names
     assert "passing" not in [cache["name"] for cache in server.ask("GET", "/api/v1/caches", token="").json()]
     shown = server.ask("GET", "/api/v1/caches/passing", token=puller).json()
-    assert (shown["paths"], shown["is_public"]) == (0, False)
+    assert (shown["name"], shown["is_public"]) == ("passing", False)
+    size = server.ask("GET", "/api/v1/caches/passing/size", token=puller).json()
+    assert size == {"paths": 0, "nar_bytes": 0, "stored_bytes": 0}
     assert server.ask("DELETE", "/api/v1/caches/passing").status == 204
     assert server.ask("GET", "/api/v1/caches/passing").status == 404
 

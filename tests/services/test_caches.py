@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, func, insert, select
 
-from icehouse.api.caches import CacheCreate, CacheDetails, UpstreamBody
+from icehouse.api.caches import CacheCreate, UpstreamBody
 from icehouse.db import schema
 from icehouse.db.caches import PUBLIC_DOMAIN_ID, CacheRow, get_cache
 from icehouse.db.engine import Database
@@ -249,10 +249,9 @@ async def test_stored_bytes_count_each_chunk_once(caches: Caches, database: Data
     cache = await row_of(database, "main")
     # Chunks 0 to 4 and 7 are used, some of them often; 5, 6, 8 and 9 are not.
     await database.write(lambda connection: fill(connection, cache, [[0, 1, 2], [2, 1, 3, 3, 4], [7], []], chunks=10))
-    details = await caches.show_cache(cache)
-    assert isinstance(details, CacheDetails)
-    assert (details.paths, details.nar_bytes, details.stored_bytes) == (4, 400, 60)
-    assert details.name == "main"
+    size = await caches.measure_cache(cache)
+    assert (size.paths, size.nar_bytes, size.stored_bytes) == (4, 400, 60)
+    assert (await caches.show_cache(cache)).name == "main"
 
 
 async def test_many_recipes_are_measured_a_page_at_a_time(caches: Caches, database: Database) -> None:
@@ -260,7 +259,7 @@ async def test_many_recipes_are_measured_a_page_at_a_time(caches: Caches, databa
     cache = await row_of(database, "main")
     recipes = [[2 * n] for n in range(1_234)]
     await database.write(lambda connection: fill(connection, cache, recipes, chunks=2_468))
-    assert (await caches.show_cache(cache)).stored_bytes == 12_340
+    assert (await caches.measure_cache(cache)).stored_bytes == 12_340
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 5)).map(lambda pair: (pair[0], sum(pair)))))
@@ -296,7 +295,7 @@ async def test_deleting_a_private_cache_deletes_its_domain(
         *(f"{kind}/{domain}/aa" for kind in ("packs", "journal") for domain in (PUBLIC_DOMAIN_ID, kept.domain_id)),
         f"packs/{secret.domain_id}0/aa",
     }
-    assert (await caches.show_cache(kept)).stored_bytes == 20
+    assert (await caches.measure_cache(kept)).stored_bytes == 20
     with pytest.raises(NotFound):
         await row_of(database, "secret")
     with pytest.raises(NotFound):

@@ -39,8 +39,8 @@ class CacheView(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
 
 
-class CacheDetails(CacheView, frozen=True, kw_only=True):
-    """Body of ``GET /api/v1/caches/{cache}``: with its counts."""
+class CacheSize(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of ``GET /api/v1/caches/{cache}/size``: what is visible in a cache. Counted when asked for."""
 
     paths: int
     nar_bytes: int

@@ -136,15 +136,19 @@ def show(cache: CacheArgument, *, quiet: QuietFlag = False, json: JsonFlag = Fal
 
 async def run_show(options: ShowOptions, services: Services, printer: Printer) -> None:
     """Show a cache."""
+    import msgspec
+
     address = services.find_cache(options.cache)
     async with services.server(address.login) as server:
-        details = await server.show_cache(address.name)
+        view = await server.show_cache(address.name)
+        size = await server.measure_cache(address.name)
     counts = [
-        f"paths        {details.paths}",
-        f"NARs         {bytes_text(details.nar_bytes)}",
-        f"stored       {bytes_text(details.stored_bytes)}",
+        f"paths        {size.paths}",
+        f"NARs         {bytes_text(size.nar_bytes)}",
+        f"stored       {bytes_text(size.stored_bytes)}",
     ]
-    printer.result("\n".join([_describe(details), *counts]), details)
+    facts = msgspec.structs.asdict(view) | msgspec.structs.asdict(size)
+    printer.result("\n".join([_describe(view), *counts]), facts)
 
 
 @dataclass(frozen=True, slots=True)

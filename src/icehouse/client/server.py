@@ -17,7 +17,7 @@ from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import BuilderError, PyreqwestError
 from pyreqwest.response import Response
 
-from icehouse.api.caches import CacheCreate, CacheDetails, CacheView
+from icehouse.api.caches import CacheCreate, CacheSize, CacheView
 from icehouse.api.paths import PathView, WhyAnswer
 from icehouse.api.publish import (
     ChunksMissingAnswer,
@@ -111,9 +111,13 @@ class Server:
         """Create a cache. Not tried again once it was sent."""
         return await self._post("/caches", body, CacheView, is_repeatable=False)
 
-    async def show_cache(self, cache: str) -> CacheDetails:
+    async def show_cache(self, cache: str) -> CacheView:
         """A cache with its counts."""
-        return await self._get(f"/caches/{_segment(cache)}", CacheDetails)
+        return await self._get(f"/caches/{_segment(cache)}", CacheView)
+
+    async def measure_cache(self, cache: str) -> CacheSize:
+        """How much is visible in a cache."""
+        return await self._get(f"/caches/{_segment(cache)}/size", CacheSize)
 
     async def delete_cache(self, cache: str) -> None:
         """Delete a cache with all that is in it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from litestar import delete, get, post
 
-from icehouse.api.caches import CacheCreate, CacheDetails, CacheView
+from icehouse.api.caches import CacheCreate, CacheSize, CacheView
 from icehouse.api.paths import PathView, WhyAnswer
 from icehouse.http.parts import ServerParts
 from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
@@ -26,10 +26,17 @@ async def create_cache(data: CacheCreate, parts: ServerParts, credential: Creden
 
 
 @get("/api/v1/caches/{cache_name:str}", tags=["caches"])
-async def show_cache(cache_name: str, parts: ServerParts, credential: Credential) -> CacheDetails:
-    """A cache with its counts."""
+async def show_cache(cache_name: str, parts: ServerParts, credential: Credential) -> CacheView:
+    """A cache: its settings, keys and upstreams."""
     entry = await parts.access.enter(cache_name, Permission.PULL, credential)
     return await parts.caches.show_cache(entry.cache)
+
+
+@get("/api/v1/caches/{cache_name:str}/size", tags=["caches"])
+async def measure_cache(cache_name: str, parts: ServerParts, credential: Credential) -> CacheSize:
+    """How much is visible in a cache. Takes some time in a large one."""
+    entry = await parts.access.enter(cache_name, Permission.PULL, credential)
+    return await parts.caches.measure_cache(entry.cache)
 
 
 @delete("/api/v1/caches/{cache_name:str}", tags=["caches"])

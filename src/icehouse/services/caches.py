@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
 from sqlalchemy import Connection
 
-from icehouse.api.caches import CacheCreate, CacheDetails, CacheView, UpstreamBody
+from icehouse.api.caches import CacheCreate, CacheSize, CacheView, UpstreamBody
 from icehouse.db.caches import (
     PUBLIC_DOMAIN_ID,
     CacheRow,
@@ -138,29 +139,15 @@ class Caches:
 
         return await self._database.read(work)
 
-    async def show_cache(self, cache: CacheRow) -> CacheDetails:
-        """A cache with its counts, exact at some time while they are made: NARs are looked at a page at a time."""
+    async def show_cache(self, cache: CacheRow) -> CacheView:
+        """A cache as its users see it."""
+        return await self._database.read(partial(self._load_view, cache=cache))
+
+    async def measure_cache(self, cache: CacheRow) -> CacheSize:
+        """What is visible in a cache, exact at some time while it is counted: NARs are looked at a page at a time."""
         stored_bytes = await self._measure(cache)
-
-        def work(connection: Connection) -> CacheDetails:
-            view = self._load_view(connection, cache)
-            counts = count_paths(connection, cache.id)
-            return CacheDetails(
-                name=view.name,
-                url=view.url,
-                is_public=view.is_public,
-                priority=view.priority,
-                want_mass_query=view.want_mass_query,
-                store_dir=view.store_dir,
-                public_keys=view.public_keys,
-                upstreams=view.upstreams,
-                created_at=view.created_at,
-                paths=counts.paths,
-                nar_bytes=counts.nar_bytes,
-                stored_bytes=stored_bytes,
-            )
-
-        return await self._database.read(work)
+        counts = await self._database.read(partial(count_paths, cache_id=cache.id))
+        return CacheSize(paths=counts.paths, nar_bytes=counts.nar_bytes, stored_bytes=stored_bytes)
 
     async def delete_cache(self, cache: CacheRow) -> None:
         """Remove a cache for good, and, if it was the last of a domain other than the public one, that domain's bytes.
