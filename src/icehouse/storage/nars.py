@@ -135,24 +135,25 @@ class NarFile:
             Unavailable: the backend failed.
         """
         position = start
-        ahead: deque[asyncio.Task[bytearray]] = deque()
+        ahead: deque[bytearray | asyncio.Task[bytearray]] = deque()
         try:
             while position < stop or ahead:
                 while position < stop and len(ahead) < READ_AHEAD_BLOCKS:
                     end = min(position + BLOCK_BYTES, stop)
-                    if not ahead:
-                        block = self._read_warm(position, end)
-                        if block is not None:
-                            position = end
-                            yield block
-                            continue
-                    ahead.append(asyncio.create_task(asyncio.to_thread(self.read, position, end)))
+                    block = self._read_warm(position, end)
+                    if block is None:
+                        ahead.append(asyncio.create_task(asyncio.to_thread(self.read, position, end)))
+                    else:
+                        ahead.append(block)
                     position = end
-                if ahead:
-                    yield await ahead.popleft()
+                    if block is not None and len(ahead) == 1:
+                        break  # it can go out at once
+                first = ahead.popleft()
+                yield await first if isinstance(first, asyncio.Task) else first
         finally:
-            for task in ahead:
-                task.cancel()
+            for waiting in ahead:
+                if isinstance(waiting, asyncio.Task):
+                    waiting.cancel()
 
     def read(self, start: int, stop: int) -> bytearray:
         """The bytes of the file from *start* to before *stop*; blocks. The errors are those of `blocks`."""
