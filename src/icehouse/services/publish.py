@@ -133,7 +133,7 @@ class Publisher:
             rows = await self._workers.run(
                 partial(_make_rows, cache, plan, loaded, keys, known_keys, now=now, token_id=token_id)
             )
-            merges = await self._workers.run(partial(_find_merges, cache, plan, known_keys))
+            merges = await self._workers.run(partial(_find_merges, cache, plan, loaded, known_keys))
             journal_key = None
             if rows or loaded.new_externals:
                 journal_key = await self._write_journal(cache, rows, loaded.new_externals, now=now, token_id=token_id)
@@ -349,12 +349,15 @@ def _with_present_file(row: PathRow, nar: NarRow) -> tuple[int, PathRow]:
 
 
 def _find_merges(
-    cache: CacheRow, plan: PublishPlan, known_keys: Sequence[PublicKey]
+    cache: CacheRow, plan: PublishPlan, loaded: _Loaded, known_keys: Sequence[PublicKey]
 ) -> dict[HashPart, tuple[Signature, ...]]:
-    """Signatures by keys that the cache knows, on paths that are there. Verifying takes too long for a transaction."""
+    """Signatures by keys that the cache knows, on paths that are there. Verifying takes too long for a transaction.
+
+    They are checked against what is there, not against what the request says of it.
+    """
     merges: dict[HashPart, tuple[Signature, ...]] = {}
     for record in plan.merge:
-        text = fingerprint(record, cache.store_dir)
+        text = fingerprint(loaded.paths[record.store_path.hash_part], cache.store_dir)
         known = tuple(sig for sig in record.signatures if any(key.verify(text, sig) for key in known_keys))
         if known:
             merges[record.store_path.hash_part] = known
