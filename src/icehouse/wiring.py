@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import dataclasses
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -56,6 +58,7 @@ STOP_SECONDS: Final = 20
 """How long a worker may take to finish what is under way when the server stops."""
 
 _BACKLOG: Final = 1024
+_SET_PARENT_DEATH_SIGNAL: Final = 1
 _ANNOUNCE_SECONDS: Final = 0.01
 
 
@@ -86,9 +89,21 @@ def make_parameters(settings: ServerSettings) -> ServerParameters:
 
 def create_app() -> Server:
     """The ASGI application of a worker process, which finds the settings in its environment."""
+    _end_with_parent()
     settings = load_worker_settings(os.environ)
     configure_logging(settings)
     return make_server(settings)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel kill this worker when the process that started it dies, however it dies.
+
+    Else it would keep the port and the data folder. What is stored is as safe as in any crash.
+
+    Source: Linux, prctl(2), ``PR_SET_PDEATHSIG``.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def make_server(settings: ServerSettings) -> Server:

@@ -32,9 +32,7 @@ class ServerProcess:
         """Start it, at the same port as before if it was started before."""
         command = [sys.executable, "-m", "icehouse", "serve", "--port", str(self.port), "--data-dir", self.data_dir]
         with self.log.open("a") as log:
-            self.process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
-            )
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
         for line in self.process.stdout:
             found = re.search(r"at (http://127\.0\.0\.1:(\d+))", line)
@@ -45,13 +43,10 @@ class ServerProcess:
         pytest.fail(f"the server did not start: {self.log.read_text()}")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """End it, worker processes and all, by a signal."""
+        """End it by a signal to the process that was started; its workers must not outlive that."""
         if self.process is None:
             return
-        if number == signal.SIGKILL:
-            os.killpg(self.process.pid, number)
-        else:
-            self.process.send_signal(number)
+        self.process.send_signal(number)
         self.process.wait(START_SECONDS)
         if self.process.stdout is not None:
             self.process.stdout.close()
