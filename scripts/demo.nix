@@ -36,5 +36,5 @@ let
 in
 build "everything-1.0" ''
   mkdir $out
-  for program in $programs; do ln -s $program $out/''${program##*/}; done
+  for program in $programs; do ln -s $program $out/''${program#*-}; done
 '' { programs = builtins.genList program 8; }
