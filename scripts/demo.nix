@@ -12,7 +12,7 @@ let
 
   runtime = build "runtime-1.0" ''
     mkdir -p $out/lib
-    cp -rL /usr/lib/python3.11 $out/lib/
+    cp -rL /usr/lib/python3.* $out/lib/
     find $out -name __pycache__ -prune -exec rm -rf {} +
     echo "prefix=$out" > $out/lib/runtime.pc
   '' { };
@@ -28,7 +28,7 @@ let
       fi
     done
     for n in 1 2 3 4 5 6 7 8 9 10; do
-      printf '#!/bin/sh\nPYTHONPATH=%s/lib/python3.11 exec %s/share/tool-%s "$@"\n' $runtime $out $n > $out/bin/tool-$n
+      printf '#!/bin/sh\nPYTHONPATH=%s/lib exec %s/share/tool-%s "$@"\n' $runtime $out $n > $out/bin/tool-$n
       chmod +x $out/bin/tool-$n
     done
     for file in $out/share/*; do echo "$file needs $runtime/lib"; done > $out/share/needs.txt
@@ -36,5 +36,5 @@ let
 in
 build "everything-1.0" ''
   mkdir $out
-  for program in $programs; do ln -s $program $out/''${program#*-}; done
+  for program in $programs; do name=''${program##*/}; ln -s $program $out/''${name#*-}; done
 '' { programs = builtins.genList program 8; }
