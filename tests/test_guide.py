@@ -153,6 +153,14 @@ def test_links_of_the_documentation_lead_somewhere(path: Path) -> None:
     assert [target for target in missing if (path.parent / target).resolve() != WRITTEN_BY_A_MEASUREMENT] == []
 
 
+def assert_told(promised: str, printed: str) -> None:
+    """Each line of the documentation was printed: numbers and widths may differ, and ``…`` stands for anything."""
+    for line in promised.splitlines():
+        numbers = re.sub(r"\d+(?:\\\.\d+)?", "[0-9.,]+", re.escape(line))
+        pattern = re.sub(r"(?:\\ )+", r"\\ +", numbers).replace("…", ".+")
+        assert re.search(f"^{pattern}$", printed, re.MULTILINE), f"{line!r} is not in\n{printed}"
+
+
 @dataclass(frozen=True)
 class Reader:
     """Somebody who follows the documentation in an empty folder, where a server runs on `icehouse-data`."""
@@ -193,12 +201,6 @@ class Reader:
             text = text.replace(theirs, here)
         return text
 
-    def assert_told(self, promised: str, printed: str) -> None:
-        """Each line of the documentation was printed: numbers may differ, and ``…`` stands for anything."""
-        for line in self.translate(promised).splitlines():
-            pattern = re.sub(r"\d+(?:\\\.\d+)?", r"[0-9.]+", re.escape(line)).replace("…", ".+")
-            assert re.search(f"^{pattern}$", printed, re.MULTILINE), f"{line!r} is not in\n{printed}"
-
 
 @pytest.fixture
 def reader(tmp_path: Path, require: Callable[[str], str]) -> Generator[Reader]:
@@ -226,9 +228,18 @@ def tour() -> list[tuple[str, str]]:
 
 
 @pytest.mark.end_to_end
+def test_demo_runs_and_prints_the_table_that_the_readme_shows(require: Callable[[str], str]) -> None:
+    require("nix-build")
+    command = [sys.executable, str(ROOT / "scripts" / "demo.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_told(next(text for kind, text in blocks(README.read_text()) if kind == "text"), done.stdout)
+
+
+@pytest.mark.end_to_end
 def test_tour_of_the_readme_can_be_followed_and_prints_what_it_shows(reader: Reader) -> None:
     for script, promised in tour():
-        reader.assert_told(promised, reader.run(script))
+        assert_told(reader.translate(promised), reader.run(script))
     pulled = [path for path in (reader.folder / "elsewhere/nix/store").iterdir() if path.name.endswith("-greeting")]
     assert [path.read_text() for path in pulled] == ["Hello from the cache\n"]
 
@@ -238,7 +249,7 @@ def test_publishing_with_curl_works_as_shown(reader: Reader) -> None:
     reader.run(tour()[0][0])  # a cache
     printed = reader.run(example(GUIDE / "http-api.md", "publish"))
     promised = next(text for kind, text in blocks(page("http-api.md")) if kind == "text")
-    reader.assert_told(promised.replace("r130anx5p9pfh7qzqrhgmiipqlzw51qa", "…"), printed)
+    assert_told(promised.replace("r130anx5p9pfh7qzqrhgmiipqlzw51qa", "…"), printed)
     path = re.search(r"^StorePath: (\S+)", printed, re.MULTILINE)
     assert path
     reader.run(f'icehouse use team; nix-store --store "$PWD/pulled" --realise {path[1]}')
