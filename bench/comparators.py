@@ -28,7 +28,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def read_closure(corpus: Corpus) -> None:
-    """Bring the files of both halves into the page cache, so that the first measurement is like the later ones."""
+    """Bring the files of both halves into the page cache, so that every measurement finds them there."""
     for fact in corpus.store.closure(*corpus.first_roots, *corpus.second_roots):
         place = corpus.store.physical(fact.path)
         for file in [place] if place.is_file() else place.rglob("*"):

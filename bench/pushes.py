@@ -22,13 +22,13 @@ _BYTES_PER_CHUNK = 100
 def measure_pushes(rounds: int) -> list[Row]:
     """Times and bytes of first pushes and rebuilds, each pair to a fresh server."""
     corpus = make_rebuild_corpus(bench_folder())
-    read_closure(corpus)
     firsts: list[Pushed] = []
     seconds: list[Pushed] = []
     peaks: list[float] = []
 
     def push_both() -> float:
         with IcehouseServer(bench_folder() / "server") as server:
+            read_closure(corpus)
             firsts.append(server.push(corpus.store, *corpus.first_roots))
             seconds.append(server.push(corpus.store, *corpus.second_roots))
             peaks.append(peak_memory_bytes(server.pid))
@@ -38,6 +38,7 @@ def measure_pushes(rounds: int) -> list[Row]:
 
     def copy() -> float:
         folder = bench_folder() / "scratch-cache"
+        read_closure(corpus)
         copies.append(corpus.store.copy_to_file_cache(corpus.first_roots, folder, NIX_COPY_PARAMETERS))
         return copies[-1].seconds
 
