@@ -403,6 +403,8 @@ def test_metrics_need_an_administrator_and_count_what_happened(cache: Cache) -> 
     cache.get(f"{HELLO[:32]}.narinfo")
     assert cache.server.ask("GET", "/metrics", token="").status == 401
     assert cache.server.ask("GET", "/metrics", token=cache.server.create_token("push")).status == 403
+    of_one_cache = cache.server.create_token("admin", pattern=cache.name)
+    assert cache.server.ask("GET", "/metrics", token=of_one_cache).status == 403
     answer = cache.server.ask("GET", "/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     text = answer.body.decode()

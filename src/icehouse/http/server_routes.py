@@ -10,7 +10,7 @@ from icehouse.db.sizes import measure_sizes
 from icehouse.http.metrics import render_metrics
 from icehouse.http.parts import ServerParts
 from icehouse.http.publish_routes import Credential
-from icehouse.rules.access import check_may_administer_tokens
+from icehouse.rules.access import check_may_watch_server
 
 
 @get("/api/v1/server", tags=["server"])
@@ -28,7 +28,7 @@ async def tell_health(parts: ServerParts) -> str:
 
 @get("/metrics", tags=["server"])
 async def show_metrics(parts: ServerParts, credential: Credential) -> Response[bytes]:
-    """The metrics of this process in Prometheus' text format. They name private caches, so this needs `admin`."""
-    check_may_administer_tokens(await parts.access.identify(credential))
+    """The metrics of this process in Prometheus' text format. They name all caches: needs `admin` on `*`."""
+    check_may_watch_server(await parts.access.identify(credential))
     text = render_metrics(parts.counters, await parts.database.read(measure_sizes))
     return Response(text, headers={"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"})

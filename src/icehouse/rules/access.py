@@ -218,6 +218,19 @@ def check_may_administer_tokens(grant: Grant | None) -> Grant:
     return grant
 
 
+def check_may_watch_server(grant: Grant | None) -> None:
+    """Return if the holder of *grant* may see figures about all caches, whose names are in them.
+
+    Raises:
+        Unauthenticated: there are no credentials.
+        Denied: the token is not one for administering all caches.
+    """
+    if grant is None:
+        raise Unauthenticated("metrics are shown to a token that has the permission admin on all caches")
+    if Permission.ADMIN not in grant.permissions or not covers(grant.cache_pattern, "*"):
+        raise Denied("metrics name all caches: they need the permission admin on the pattern *, which this token lacks")
+
+
 def may_see_token(grant: Grant, token: Grant) -> bool:
     """Tell whether the holder of *grant*, an administrator, may see and revoke *token*: it reaches no further."""
     return grant.token_id == token.token_id or covers(grant.cache_pattern, token.cache_pattern)
