@@ -6,8 +6,8 @@ from typing import Final
 
 from blake3 import blake3
 
-RECENT_BYTES: Final = 64 * 1024 * 1024
-"""About the raw bytes of one upload: its NARs follow while they are still here."""
+RECENT_BYTES: Final = 32 * 1024 * 1024
+"""Most raw bytes of one upload, whose NARs follow. Five times as much saved a tenth of a push's processor time."""
 
 
 class RecentChunks:
