@@ -123,17 +123,20 @@ def test_an_interrupted_push_goes_on_where_it_stopped(admin: User, builder: Priv
     assert summary["new_bytes"] < 24 * 4_000_000
 
 
-def test_ctrl_c_stops_a_push_with_its_own_exit_code(admin: User, builder: PrivateNix) -> None:
-    create(admin, "pub", "--public")
+def test_ctrl_c_stops_a_push_with_one_line_and_its_own_exit_code(
+    admin: User, server: ServerProcess, builder: PrivateNix
+) -> None:
     top = builder.build(big(24, 4), "top")
-    running = admin.start("push", "pub", "--store", str(builder.root), top)
-    paths = 0
-    while running.poll() is None and paths == 0:
-        paths = int(admin.icehouse("cache", "show", "pub", "--json").json["paths"])
-    running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=60)
-    if running.returncode != 0:  # it may have been done already
-        assert (running.returncode, "Traceback" in err) == (130, False)
+    for number, awaited in enumerate(("/missing", "/chunks/missing", "/packs", "/nars", "/paths")):
+        create(admin, f"private-{number}")  # none has anything of the others
+        running = admin.start("push", f"private-{number}", "--store", str(builder.root), top)
+        request = f"/caches/private-{number}{awaited}"
+        while running.poll() is None and request not in server.log.read_text():
+            os.sched_yield()
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=60)
+        if running.returncode != 0:  # it may have been done already
+            assert (running.returncode, err) == (130, "icehouse: interrupted\n"), awaited
 
 
 def test_a_server_that_restarts_does_not_stop_a_push(admin: User, server: ServerProcess, builder: PrivateNix) -> None:

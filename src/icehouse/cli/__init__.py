@@ -3,6 +3,9 @@
 import os
 import sys
 from collections.abc import Sequence
+from typing import Final
+
+_INTERRUPTED: Final = 130  # as in `exits`, which is not imported yet when it is needed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -13,13 +16,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         sys.stdout.write(f"icehouse {version('icehouse')}\n")
         return
+    try:
+        _carry_out(given)
+    except KeyboardInterrupt:  # while modules are imported; a command under way has its own way to end
+        sys.stderr.write("icehouse: interrupted\n")
+        _leave(_INTERRUPTED)
+
+
+def _carry_out(arguments: Sequence[str]) -> None:
     from icehouse.cli.app import make_app
     from icehouse.cli.exits import FAILED, exit_code_of
     from icehouse.cli.printer import Printer
     from icehouse.errors import IcehouseError
 
     try:
-        make_app()(given, prog_name="icehouse")
+        make_app()(arguments, prog_name="icehouse")
     except IcehouseError as error:
         Printer().error(error)
         _leave(exit_code_of(error))

@@ -98,7 +98,7 @@ async def push(
             showing = tasks.create_task(server.show_cache(cache))
             asking = tasks.create_task(server.parameters())
     except BaseExceptionGroup as group:
-        raise _first_of(group) from group
+        raise _reason_of(group) from group
     closure, view, parameters = reading.result(), showing.result(), asking.result()
     if view.store_dir != store.store_dir.path:
         raise Conflict(f"cache {cache} is for the store directory {view.store_dir}, not {store.store_dir}")
@@ -217,15 +217,14 @@ class _Push:
                     tasks.create_task(self._read(groups))
                 await self._publish()
         except BaseExceptionGroup as group:
-            raise _first_of(group) from group
+            raise _reason_of(group) from group
 
     async def _read(self, groups: Iterator[list[LocalNar]]) -> None:
         """Read groups until there are none left. Several readers share *groups*."""
-        try:
-            for group in groups:
-                await self._read_group(group)
-        finally:
-            self._sender.reader_stopped()
+        for group in groups:
+            await self._read_group(group)
+        # Only now: one that failed or was cancelled ends the push, and its task group takes no task for a last pack.
+        self._sender.reader_stopped()
 
     async def _read_group(self, group: list[LocalNar]) -> None:
         loop = asyncio.get_running_loop()
@@ -418,6 +417,12 @@ def _chunked(items: Sequence[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
+
+
+def _reason_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Why the tasks of a group ended: its first error; or, whatever else went wrong by then, that we were cancelled."""
+    task = asyncio.current_task()
+    return asyncio.CancelledError() if task is not None and task.cancelling() else _first_of(group)
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
