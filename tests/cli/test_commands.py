@@ -12,6 +12,7 @@ import pytest
 from icehouse.cli.durations import parse_duration
 from icehouse.cli.exits import exit_code_of
 from icehouse.cli.printer import Printer, bytes_text
+from icehouse.cli.use import may_be_there
 from icehouse.errors import (
     Conflict,
     Corrupt,
@@ -147,3 +148,14 @@ def test_quiet_keeps_results_and_errors_only() -> None:
     assert isinstance(printer.err, io.StringIO)
     assert printer.out.getvalue() == "A    BB\nxyz  1\n"
     assert printer.err.getvalue() == "icehouse: gone away\n"
+
+
+def test_a_file_in_a_folder_that_is_closed_to_the_user_counts_as_there(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    assert not may_be_there(tmp_path / "socket")
+    user = os.geteuid()
+    os.seteuid(user or 65_534)  # folders are closed to everybody but root
+    try:
+        assert may_be_there(tmp_path / "closed" / "socket")
+    finally:
+        os.seteuid(user)

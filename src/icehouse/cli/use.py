@@ -111,14 +111,22 @@ def _warn(before: str, netrc_file: Path | None, printer: Printer) -> None:
     """Tell of what is right in the files and still would not work."""
     from icehouse.client.nix_configuration import find_netrc_file
 
-    if netrc_file is not None and find_netrc_file(before) is None and _SYSTEM_NETRC.exists():
+    if netrc_file is not None and find_netrc_file(before) is None and may_be_there(_SYSTEM_NETRC):
         printer.message(f"Your Nix reads {netrc_file} from now on, and {_SYSTEM_NETRC} no longer.")
-    if _DAEMON_SOCKET.exists() and os.geteuid() != 0:
+    if may_be_there(_DAEMON_SOCKET) and os.geteuid() != 0:
         printer.message(
             "This Nix has a daemon. It heeds your nix.conf only if you are one of its `trusted-users`; else add the "
             "lines of `icehouse use --print` to /etc/nix/nix.conf and restart the daemon."
         )
     printer.message("Nix remembers for an hour that a path was not to be had; what it just missed may need that long.")
+
+
+def may_be_there(path: Path) -> bool:
+    """Whether there is such a file. One in a folder that is closed to us counts: Debian closes the daemon's to many."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return True
 
 
 def _host(view: "CacheView") -> str:
