@@ -79,6 +79,7 @@ def _write(view: "CacheView", login: "Login", services: Services, printer: Print
 
     nix_conf = services.config_home / "nix" / "nix.conf"
     before = read_text(nix_conf) or ""
+    add_cache(nix_conf, before, view.url, view.public_keys, None)  # a conflict is found before anything changes
     netrc_file: Path | None = None
     if not view.is_public:
         netrc_file = find_netrc_file(before) or nix_conf.with_name("netrc")
@@ -90,7 +91,7 @@ def _write(view: "CacheView", login: "Login", services: Services, printer: Print
         merged = merge_netrc(netrc, _host(view), require_token(login))
         if merged != netrc:
             write_text(netrc_file, merged)
-    after = add_cache(before, view.url, view.public_keys, netrc_file)
+    after = add_cache(nix_conf, before, view.url, view.public_keys, netrc_file)
     if after != before:
         write_text(nix_conf, after, mode=0o644)
     _warn(before, netrc_file, printer)

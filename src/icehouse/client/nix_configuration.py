@@ -5,7 +5,7 @@ functions decide; they read and write no file.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,23 +13,29 @@ from icehouse.errors import Conflict
 
 NETRC_LOGIN: Final = "icehouse"
 
+_KEY_SETTINGS: Final = frozenset({"trusted-public-keys", "extra-trusted-public-keys"})
 _SETTING: Final = re.compile(r"\s*([A-Za-z0-9-]+)\s+=\s*(.*)")
 _MACHINE: Final = re.compile(r"(?:^|\s)(?:machine\s+(\S+)|(default))(?=\s|$)")
 
 
-def add_cache(text: str, url: str, public_keys: Sequence[str], netrc_file: Path | None) -> str:
+def add_cache(file: Path, text: str, url: str, public_keys: Sequence[str], netrc_file: Path | None) -> str:
     """The ``nix.conf`` *text* with what is not in it yet, at its end.
 
     Args:
+        file: its name, for messages.
         text: what the file holds.
         url: the substituter's address.
         public_keys: the keys that it signs with.
         netrc_file: where Nix is to find passwords; None: nothing is said of it.
+
+    Raises:
+        Conflict: another key of the same name is trusted already. Nix heeds the first one of a name only.
     """
+    _check_no_namesake(file, text, public_keys)
     lines: list[str] = []
     if not url_is_known(text, url):
         lines.append(f"extra-substituters = {url}")
-    trusted = _values(text, {"trusted-public-keys", "extra-trusted-public-keys"})
+    trusted = _values(text, _KEY_SETTINGS)
     unknown = [key for key in public_keys if key not in trusted]
     if unknown:
         lines.append(f"extra-trusted-public-keys = {' '.join(unknown)}")
@@ -73,6 +79,19 @@ def merge_netrc(text: str, host: str, token: str) -> str:
     return "\n".join([own, *kept]) + "\n"
 
 
+def _check_no_namesake(file: Path, text: str, public_keys: Sequence[str]) -> None:
+    names = {key.partition(":")[0]: key for key in public_keys}
+    for number, line in enumerate(text.splitlines(), 1):
+        for setting, values in _settings(line):
+            for key in values.split() if setting in _KEY_SETTINGS else ():
+                name = key.partition(":")[0]
+                if names.get(name, key) != key:
+                    raise Conflict(
+                        f"{file} line {number}: {setting} has another key of the name {name}, and Nix heeds the first "
+                        f"of a name only; if the cache was made again, remove {key} there, and run this again"
+                    )
+
+
 def _settings(text: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for line in text.splitlines():
@@ -82,5 +101,5 @@ def _settings(text: str) -> list[tuple[str, str]]:
     return found
 
 
-def _values(text: str, names: set[str]) -> set[str]:
+def _values(text: str, names: Collection[str]) -> set[str]:
     return {value for name, values in _settings(text) if name in names for value in values.split()}
