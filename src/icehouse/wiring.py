@@ -43,6 +43,7 @@ from icehouse.services.access import Access, HotAccess
 from icehouse.services.access_times import AccessTimes
 from icehouse.services.caches import Caches
 from icehouse.services.flushing import flush_regularly
+from icehouse.services.nar_files import NarFiles
 from icehouse.services.nars import MAX_NARS, NarRegistry
 from icehouse.services.packs import MAX_IDENTITIES, PackReceiver
 from icehouse.services.publish import MAX_HASH_PARTS, MAX_PATHS, Publisher
@@ -154,7 +155,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
         hot = HotParts(
             queries=ServingQueries(reader),
             check_pull=HotAccess(access, reader, folder.database, clock=clock).check_pull,
-            nars=nars,
+            nars=NarFiles(database, reader, blobs),
             note_use=access_times.note,
             clock=clock,
             counters=counters,

@@ -22,6 +22,7 @@ from icehouse.rules.chunks import Chunker, CutChunk, chunk_identity
 from icehouse.rules.frames import make_frame
 from icehouse.rules.packs import PackEntry, Places, render_index
 from icehouse.rules.recipes import make_recipe, render_recipe
+from icehouse.services.nar_files import NarFiles
 from icehouse.services.nars import LONG_NAR_BYTES, NarRegistry
 from icehouse.services.packs import PackReceiver
 from icehouse.services.publish import Publisher
@@ -107,6 +108,8 @@ class Store:
         self.recent = RecentChunks()
         self.packs = PackReceiver(database, blobs, self.workers, self.recent, lambda: NOW)
         self.nars = NarRegistry(database, blobs, self.workers, self.recent, lambda: NOW, long_nar_bytes=long_nar_bytes)
+        self.reader = database.open_reader()
+        self.nar_files = NarFiles(database, self.reader, blobs)
         self.publisher = Publisher(database, blobs, self.workers, OneKey(), lambda: NOW)
 
     @classmethod
@@ -118,6 +121,7 @@ class Store:
     async def close(self) -> None:
         await self.nars.close()
         self.workers.close()
+        self.reader.close()
         self.database.close()
 
     async def create_cache(self, name: str, *, domain_id: int = PUBLIC_DOMAIN_ID) -> CacheRow:
@@ -194,7 +198,7 @@ class Store:
         found = await self.database.read(
             lambda connection: find_nars(connection, cache.domain_id, [hashlib.sha256(nar).digest()])
         )
-        file = await self.nars.open_nar(found[hashlib.sha256(nar).digest()].id)
+        file = await self.nar_files.open_nar(found[hashlib.sha256(nar).digest()].id)
         return b"".join([bytes(block) async for block in file.blocks(0, file.file_size)])
 
 

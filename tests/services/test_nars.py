@@ -481,7 +481,7 @@ async def test_cancelled_request_does_not_stop_its_nars(store: Store, cache: Cac
 
 async def test_file_of_a_nar_that_is_not_there_is_not_found(store: Store) -> None:
     with pytest.raises(NotFound):
-        await store.nars.open_nar(1)
+        await store.nar_files.open_nar(1)
 
 
 async def test_chunks_without_nar_are_no_nar(store: Store, cache: CacheRow) -> None:

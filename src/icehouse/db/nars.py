@@ -37,12 +37,6 @@ def find_nars(connection: Connection, domain_id: int, nar_hashes: Collection[byt
     return found
 
 
-def find_nar(connection: Connection, nar_id: int) -> NarRow | None:
-    """The row with this id."""
-    row = connection.execute(select(*_COLUMNS).where(nar.c.id == nar_id)).first()
-    return None if row is None else NarRow(*row)
-
-
 def find_recipe(connection: Connection, nar_id: int) -> bytes | None:
     """The encoded recipe of a NAR."""
     return connection.execute(select(recipe.c.body).where(recipe.c.nar_id == nar_id)).scalar()

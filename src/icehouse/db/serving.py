@@ -7,7 +7,10 @@ another process may change. With 100,000 paths one takes about 10 µs; where the
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from typing import Final, NamedTuple
+
+from icehouse.rules.recipes import Run
 
 _NARINFO: Final = """
     SELECT cache.is_public, cache.store_dir, path.id, path.name, path.nar_hash, path.nar_size, path.file_hash,
@@ -28,6 +31,17 @@ _NAR: Final = """
     WHERE cache.name = ?
     ORDER BY path.hidden_at
     LIMIT 1
+"""
+
+_RECIPE: Final = """
+    SELECT nar.domain_id, nar.nar_hash, nar.nar_size, recipe.body FROM nar JOIN recipe ON recipe.nar_id = nar.id
+    WHERE nar.id = ?
+"""
+
+_CHUNKS: Final = """
+    SELECT chunk.number, pack.name, chunk.pack_offset, chunk.stored_bytes, chunk.raw_bytes, chunk.places
+    FROM chunk JOIN pack ON pack.id = chunk.pack_id
+    WHERE chunk.number BETWEEN ? AND ? AND chunk.domain_id = ?
 """
 
 NarinfoRow = tuple[
@@ -55,6 +69,25 @@ class NarRow(NamedTuple):
     hidden_at: int | None
 
 
+class RecipeRow(NamedTuple):
+    """A stored NAR's recipe, encoded, and what is needed to read it."""
+
+    domain_id: int
+    nar_hash: bytes
+    nar_size: int
+    body: bytes
+
+
+class ServedChunk(NamedTuple):
+    """A chunk as it is needed to copy its frame into an answer."""
+
+    pack_name: bytes
+    pack_offset: int
+    stored_bytes: int
+    raw_bytes: int
+    places: bytes | None
+
+
 class ServingQueries:
     """The statements of the hot routes over one plain connection. Used by the thread that opened the connection."""
 
@@ -80,3 +113,18 @@ class ServingQueries:
         """The NAR with that SHA-256, and a path of this cache that has it. `None`: there is no such cache."""
         row = self._execute(_NAR, (nar_hash, cache_name)).fetchone()
         return None if row is None else NarRow._make(row)
+
+
+def find_recipe_row(connection: sqlite3.Connection, nar_id: int) -> RecipeRow | None:
+    """The recipe of a stored NAR."""
+    row = connection.execute(_RECIPE, (nar_id,)).fetchone()
+    return None if row is None else RecipeRow._make(row)
+
+
+def load_served_chunks(connection: sqlite3.Connection, domain_id: int, runs: Iterable[Run]) -> dict[int, ServedChunk]:
+    """The chunks that *runs* name, by number. Those that the domain does not have are left out."""
+    return {
+        number: ServedChunk._make(columns)
+        for run in runs
+        for number, *columns in connection.execute(_CHUNKS, (run.first, run.first + run.count - 1, domain_id))
+    }

@@ -60,6 +60,14 @@ def chunk_identity(raw: bytes | bytearray | memoryview, positions: tuple[int, ..
     return hasher.digest()
 
 
+def max_chunks(nar_size: int) -> int:
+    """How many chunks a NAR of that size can have.
+
+    All but the last have at least the least size of a cut, less what a cut that moved takes from the next one.
+    """
+    return nar_size // (CHUNK_PARAMETERS.min_bytes - STORE_HASH_BYTES) + 1
+
+
 class Chunker:
     """Cuts one NAR that is fed to it piece by piece. Holds at most about two chunks and one piece. Single-threaded.
 

@@ -1,4 +1,4 @@
-"""NARs: registering one from a recipe, with its hash checked; opening one to serve it."""
+"""Registering NARs: each is put together once from its recipe, and kept if it gives its hash."""
 
 import asyncio
 import hashlib
@@ -15,16 +15,16 @@ from icehouse.api.publish import NarBody, NarResult, NarsAnswer, NarsRequest
 from icehouse.db.caches import CacheRow
 from icehouse.db.chunks import ChunkRow, are_all_sound, load_chunks, quarantine
 from icehouse.db.engine import Database
-from icehouse.db.nars import NarRow, find_nar, find_nars, find_recipe, put_nar
+from icehouse.db.nars import NarRow, find_nars, find_recipe, put_nar
 from icehouse.errors import Corrupt, IcehouseError, InvalidFormat, NotFound, RateLimited, TooLarge, Unavailable
 from icehouse.nix.hashes import parse_sha256, render_sha256
-from icehouse.rules.chunks import CHUNK_PARAMETERS, STORE_HASH_BYTES
+from icehouse.rules.chunks import max_chunks
 from icehouse.rules.frames import Frame, decode_frame, fill_in_hashes, prove_frame
 from icehouse.rules.recipes import Recipe, parse_recipe, render_recipe
 from icehouse.services.recent_chunks import RecentChunks
 from icehouse.services.workers import Workers
 from icehouse.storage.blobs import BlobStore
-from icehouse.storage.nars import NarFile, pack_key, places_of
+from icehouse.storage.nars import pack_key, places_of
 
 MAX_NARS: Final = 1000
 """NARs of one request."""
@@ -112,26 +112,6 @@ class NarRegistry:
         self._keeping = asyncio.Lock()
         self._to_keep: list[tuple[_Keep, asyncio.Future[list[bytes]]]] = []
 
-    async def open_nar(self, nar_id: int) -> NarFile:
-        """The file of a NAR, to be served.
-
-        Raises:
-            NotFound: there is no such NAR.
-            Corrupt: its rows disagree.
-        """
-        return await self._database.read(partial(self._load_file, nar_id=nar_id))
-
-    def _load_file(self, connection: Connection, nar_id: int) -> NarFile:
-        row = find_nar(connection, nar_id)
-        body = find_recipe(connection, nar_id)
-        if row is None or body is None:
-            raise NotFound(f"there is no NAR {nar_id}")
-        recipe = _parse_stored_recipe(row, body)
-        chunks = load_chunks(connection, row.domain_id, recipe.runs)
-        if len(chunks) < len(set(_numbers(recipe))):
-            raise Corrupt(f"NAR {render_sha256(row.nar_hash)} names chunks that are not there")
-        return NarFile(self._blobs, row.domain_id, recipe, chunks)
-
     async def register_nars(self, cache: CacheRow, request: NarsRequest) -> NarsAnswer:
         """Check recipes, put each NAR together once, and keep those that give their hash.
 
@@ -199,7 +179,7 @@ class NarRegistry:
         for body in request.nars:
             if not 0 < body.nar_size <= self._max_nar_bytes:
                 raise TooLarge(f"NAR {body.nar_hash} of {body.nar_size} bytes; 1 to {self._max_nar_bytes} are accepted")
-            recipe = parse_recipe(body.recipe, max_chunks=_max_chunks(body.nar_size))
+            recipe = parse_recipe(body.recipe, max_chunks=max_chunks(body.nar_size))
             parsed.append((parse_sha256(body.nar_hash), body, recipe))
         chunk_count = sum(recipe.chunk_count for _, _, recipe in parsed)
         if len(parsed) > 1 and chunk_count > MAX_CHUNKS:
@@ -412,11 +392,6 @@ def _find_gone(connection: Connection, nar: _Keep) -> list[bytes]:
     return [nar.chunks[number].identity for number in numbers if number not in sound]
 
 
-def _max_chunks(nar_size: int) -> int:
-    """A chunk that is not the NAR's last has at least the least size of a cut, less what a moved cut takes away."""
-    return nar_size // (CHUNK_PARAMETERS.min_bytes - STORE_HASH_BYTES) + 1
-
-
 def _numbers(recipe: Recipe) -> "Iterator[int]":
     for run in recipe.runs:
         yield from range(run.first, run.first + run.count)
@@ -454,13 +429,6 @@ def _check_counts(order: _Order) -> list[bytes]:
 def _fits(order: _Order, present: NarRow) -> bool:
     """Whether the file is as long as its row says. A chunk that was healed may have got another frame since."""
     return sum(order.chunks[number].stored_bytes for number in _numbers(order.recipe)) == present.file_size
-
-
-def _parse_stored_recipe(row: NarRow, body: bytes) -> Recipe:
-    try:
-        return parse_recipe(body, max_chunks=_max_chunks(row.nar_size))
-    except InvalidFormat as exc:
-        raise Corrupt(f"the recipe of NAR {render_sha256(row.nar_hash)}: {exc}") from exc
 
 
 def _follows(last: ChunkRow, row: ChunkRow) -> bool:

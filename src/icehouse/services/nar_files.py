@@ -1,0 +1,72 @@
+"""Opening stored NARs, to serve them."""
+
+import sqlite3
+from functools import partial
+from typing import Final, cast
+
+from sqlalchemy import Connection
+
+from icehouse.db.engine import Database, database_errors
+from icehouse.db.serving import RecipeRow, find_recipe_row, load_served_chunks
+from icehouse.errors import Corrupt, InvalidFormat, NotFound
+from icehouse.nix.hashes import render_sha256
+from icehouse.rules.chunks import max_chunks
+from icehouse.rules.recipes import Recipe, parse_recipe
+from icehouse.storage.blobs import BlobStore
+from icehouse.storage.nars import NarFile
+
+_SHORT_RECIPE_BYTES: Final = 1024
+_FEW_CHUNKS: Final = 64
+
+
+class NarFiles:
+    """The files of all stored NARs. Used in the event loop that owns the plain connection."""
+
+    def __init__(self, database: Database, reader: sqlite3.Connection, blobs: BlobStore) -> None:
+        """Read rows through *reader* at once where they are few, and else in a thread of *database*."""
+        self._database = database
+        self._reader = reader
+        self._blobs = blobs
+
+    async def open_nar(self, nar_id: int) -> NarFile:
+        """The file of a NAR.
+
+        For most NARs this takes some 50 microseconds, less than the way to a thread and back.
+
+        Raises:
+            NotFound: there is no such NAR.
+            Corrupt: its rows disagree.
+        """
+        with database_errors(self._database.path):
+            row = _get_recipe_row(self._reader, nar_id)
+            if len(row.body) <= _SHORT_RECIPE_BYTES:
+                recipe = _parse(row)
+                if recipe.chunk_count <= _FEW_CHUNKS:
+                    return self._lay_out(self._reader, row, recipe)
+        return await self._database.read(partial(self._open_long, nar_id=nar_id))
+
+    def _open_long(self, connection: Connection, nar_id: int) -> NarFile:
+        plain = cast("sqlite3.Connection", connection.connection.driver_connection)
+        row = _get_recipe_row(plain, nar_id)
+        return self._lay_out(plain, row, _parse(row))
+
+    def _lay_out(self, connection: sqlite3.Connection, row: RecipeRow, recipe: Recipe) -> NarFile:
+        chunks = load_served_chunks(connection, row.domain_id, recipe.runs)
+        try:
+            return NarFile(self._blobs, row.domain_id, recipe, chunks)
+        except KeyError as exc:
+            raise Corrupt(f"NAR {render_sha256(row.nar_hash)} names chunk {exc}, which is not there") from exc
+
+
+def _get_recipe_row(connection: sqlite3.Connection, nar_id: int) -> RecipeRow:
+    row = find_recipe_row(connection, nar_id)
+    if row is None:
+        raise NotFound(f"there is no NAR {nar_id}")
+    return row
+
+
+def _parse(row: RecipeRow) -> Recipe:
+    try:
+        return parse_recipe(row.body, max_chunks=max_chunks(row.nar_size))
+    except InvalidFormat as exc:
+        raise Corrupt(f"the recipe of NAR {render_sha256(row.nar_hash)}: {exc}") from exc
