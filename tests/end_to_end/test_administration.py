@@ -79,6 +79,41 @@ def test_use_writes_once_and_keeps_what_is_there(admin: User) -> None:
     assert nix_conf.read_text() == after
 
 
+def netrc_token(user: User) -> str:
+    return (user.home / ".config/nix/netrc").read_text().split()[5]
+
+
+def test_use_gives_nix_a_token_that_may_only_pull(
+    admin: User, server: ServerProcess, make_user: Callable[[str], User]
+) -> None:
+    for name in ("one", "two"):
+        admin.icehouse("cache", "create", name)
+    seen: list[tuple[list[str], str]] = []
+    reader = make_user("reader")
+    for name in ("one", "one", "two", "one"):
+        done = admin.icehouse("use", name)
+        assert ("Made token" in done.err) == (len(seen) in {0, 2})
+        reader.icehouse("login", server.url, "--token", netrc_token(admin))
+        assert reader.try_icehouse("token", "list").code == 3
+        newest = json.loads(admin.icehouse("token", "list", "--json").out)[-1]
+        assert newest["description"].startswith("icehouse use on ")
+        seen.append((newest["permissions"], newest["cache_pattern"]))
+    assert seen == [(["pull"], "one"), (["pull"], "one"), (["pull"], "*"), (["pull"], "*")]
+
+
+def test_use_warns_of_a_token_that_may_do_more_and_writes_one_that_may_only_pull_as_it_is(
+    admin: User, server: ServerProcess, make_user: Callable[[str], User]
+) -> None:
+    admin.icehouse("cache", "create", "team")
+    for permission in ("push", "pull"):
+        created = admin.icehouse("token", "create", "x", "--allow", permission, "--caches", "team", "-q")
+        user = make_user(permission)
+        user.icehouse("login", server.url, "--token", created.out.strip())
+        done = user.icehouse("use", "team")
+        assert netrc_token(user) == created.out.strip()
+        assert ("token create DESCRIPTION --allow pull --caches team" in done.err) == (permission == "push")
+
+
 def test_use_can_print_instead_and_prints_no_secret(admin: User, server: ServerProcess) -> None:
     view = admin.icehouse("cache", "create", "team", "--json").json
     nix_conf = admin.home / ".config/nix/nix.conf"

@@ -326,6 +326,8 @@ def test_tokens_are_administered_by_administrators(server: RunningServer) -> Non
     token = server.create_token("push")
     assert server.ask("GET", "/api/v1/tokens", token=token).status == 403
     assert server.ask("GET", "/api/v1/tokens", token="").status == 401
+    assert server.ask("GET", "/api/v1/tokens/self", token="").status == 401
+    assert server.ask("GET", "/api/v1/tokens/self", token=token).json()["permissions"] != ["admin"]
     body = {"description": "x", "permissions": ["pull"], "cache_pattern": "*", "expires_in_seconds": 60}
     created = server.ask("POST", "/api/v1/tokens", body)
     assert created.status == 201

@@ -127,6 +127,14 @@ async def test_an_administrator_sees_and_revokes_what_reaches_no_further(
     assert [view.revoked_at for view in await tokens.list_tokens_on_server()] == [None, None, NOW]
 
 
+async def test_any_token_may_see_itself(tokens: Tokens, access: Access, team: Grant) -> None:
+    created = await tokens.create_token(request("pull", pattern="team-a", expires_in=60), team)
+    view = await tokens.show_own_token(await access.identify(f"Bearer {created.token}"))
+    assert (view.id, view.permissions, view.cache_pattern, view.expires_at) == (3, ["pull"], "team-a", NOW + 60)
+    with pytest.raises(Unauthenticated):
+        await tokens.show_own_token(None)
+
+
 async def test_a_token_without_admin_may_revoke_itself_only(tokens: Tokens, access: Access, team: Grant) -> None:
     created = await tokens.create_token(request("pull", pattern="team-a", expires_in=60), team)
     grant = await access.identify(f"Bearer {created.token}")

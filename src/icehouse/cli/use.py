@@ -16,7 +16,7 @@ from icehouse.errors import Conflict
 
 if TYPE_CHECKING:
     from icehouse.api.caches import CacheView
-    from icehouse.client.logins import Login
+    from icehouse.client.logins import CacheAddress
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -45,7 +45,8 @@ def use(
     """Let Nix pull from a cache.
 
     Adds the cache's address and keys to the user's nix.conf (~/.config/nix/nix.conf); other lines stay as they are. For
-    a private cache, the token of your login goes into a netrc file beside it, which only you may read.
+    a private cache, a token goes into a netrc file beside it, which only you may read: your own if it may only pull,
+    else a new one that may only pull, if yours may make one.
     """
     carry_out(run, UseOptions(cache, print_), Printer(is_json=json, is_quiet=quiet))
 
@@ -58,7 +59,7 @@ async def run(options: UseOptions, services: Services, printer: Printer) -> None
     if options.is_printing:
         _print(view, services, printer)
     else:
-        _write(view, address.login, services, printer)
+        await _write(view, address, services, printer)
 
 
 def _print(view: "CacheView", services: Services, printer: Printer) -> None:
@@ -72,9 +73,8 @@ def _print(view: "CacheView", services: Services, printer: Printer) -> None:
     printer.result("\n".join(text), data)
 
 
-def _write(view: "CacheView", login: "Login", services: Services, printer: Printer) -> None:
-    from icehouse.client.logins import require_token
-    from icehouse.client.nix_configuration import add_cache, find_netrc_file, merge_netrc
+async def _write(view: "CacheView", address: "CacheAddress", services: Services, printer: Printer) -> None:
+    from icehouse.client.nix_configuration import add_cache, find_netrc_file
     from icehouse.client.private_files import read_text, write_text
 
     nix_conf = services.config_home / "nix" / "nix.conf"
@@ -87,10 +87,7 @@ def _write(view: "CacheView", login: "Login", services: Services, printer: Print
             raise Conflict(
                 f"{nix_conf} names {netrc_file}, which cannot be changed; `icehouse use --print` shows what to add"
             )
-        netrc = read_text(netrc_file) or ""
-        merged = merge_netrc(netrc, _host(view), require_token(login))
-        if merged != netrc:
-            write_text(netrc_file, merged)
+        await _write_netrc(netrc_file, _host(view), address, printer)
     after = add_cache(nix_conf, before, view.url, view.public_keys, netrc_file)
     if after != before:
         write_text(nix_conf, after, mode=0o644)
@@ -106,6 +103,21 @@ def _write(view: "CacheView", login: "Login", services: Services, printer: Print
             "changed": after != before,
         },
     )
+
+
+async def _write_netrc(file: Path, host: str, address: "CacheAddress", printer: Printer) -> None:
+    from icehouse.client.nix_configuration import find_netrc_token, merge_netrc
+    from icehouse.client.private_files import read_text, write_text
+    from icehouse.client.pull_token import choose_pull_token
+
+    netrc = read_text(file) or ""
+    merge_netrc(netrc, host, "")  # a conflict is found before a token is made
+    chosen = await choose_pull_token(address, find_netrc_token(netrc, host))
+    merged = merge_netrc(netrc, host, chosen.token)
+    if merged != netrc:
+        write_text(file, merged)
+    if chosen.remark:
+        printer.message(chosen.remark)
 
 
 def _warn(before: str, netrc_file: Path | None, printer: Printer) -> None:

@@ -13,6 +13,8 @@ from icehouse.errors import Conflict
 
 NETRC_LOGIN: Final = "icehouse"
 
+_NETRC_WORDS: Final = 6
+
 _KEY_SETTINGS: Final = frozenset({"trusted-public-keys", "extra-trusted-public-keys"})
 _SETTING: Final = re.compile(r"\s*([A-Za-z0-9-]+)\s+=\s*(.*)")
 _MACHINE: Final = re.compile(r"(?:^|\s)(?:machine\s+(\S+)|(default))(?=\s|$)")
@@ -57,6 +59,14 @@ def find_netrc_file(text: str) -> Path | None:
     """The netrc file that *text* names; the last one, as Nix takes it."""
     found = [value for name, value in _settings(text) if name == "netrc-file"]
     return Path(found[-1].strip()) if found else None
+
+
+def find_netrc_token(text: str, host: str) -> str | None:
+    """The token for *host* that this program wrote into the netrc *text*."""
+    for words in map(str.split, text.splitlines()):
+        if words[:5] == ["machine", host, "login", NETRC_LOGIN, "password"] and len(words) == _NETRC_WORDS:
+            return words[5]
+    return None
 
 
 def merge_netrc(text: str, host: str, token: str) -> str:

@@ -127,6 +127,10 @@ class Server:
         """The tokens that this one may see."""
         return await self._get("/tokens", list[TokenView])
 
+    async def show_own_token(self) -> TokenView:
+        """What this token may do."""
+        return await self._get("/tokens/self", TokenView)
+
     async def create_token(self, body: TokenCreate) -> TokenCreated:
         """Create a token. Not tried again once it was sent: its secret is in the one answer."""
         return await self._post("/tokens", body, TokenCreated, is_repeatable=False)

@@ -43,6 +43,7 @@ ROUTES = (
     publish_routes.show_nar,
     publish_routes.publish_paths,
     token_routes.list_tokens,
+    token_routes.show_own_token,
     token_routes.create_token,
     token_routes.revoke_token,
 )

@@ -17,6 +17,12 @@ async def list_tokens(parts: ServerParts, credential: Credential) -> list[TokenV
     return await parts.tokens.list_tokens(grant)
 
 
+@get("/api/v1/tokens/self", tags=["tokens"])
+async def show_own_token(parts: ServerParts, credential: Credential) -> TokenView:
+    """The token that comes with the request: what it may do, and until when. Any valid token may ask."""
+    return await parts.tokens.show_own_token(await parts.access.identify(credential))
+
+
 @post("/api/v1/tokens", tags=["tokens"], request_max_body_size=MAX_JSON_BYTES)
 async def create_token(data: TokenCreate, parts: ServerParts, credential: Credential) -> TokenCreated:
     """Create a token no stronger than the caller's own. This answer is the only one that holds its secret."""

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from icehouse.api.tokens import TokenCreate, TokenCreated, TokenView
 from icehouse.db.engine import Database
 from icehouse.db.tokens import TokenRow, get_token, insert_token, list_tokens, no_such_token, revoke_token
-from icehouse.errors import InvalidFormat
+from icehouse.errors import InvalidFormat, Unauthenticated
 from icehouse.nix.excerpts import excerpt
 from icehouse.rules.access import (
     TOKEN_RANDOM_BYTES,
@@ -75,6 +75,16 @@ class Tokens:
     async def list_tokens_on_server(self) -> list[TokenView]:
         """All tokens, revoked and expired ones too, oldest first."""
         return [view_of(row) for row in await self._database.read(list_tokens)]
+
+    async def show_own_token(self, grant: Grant | None) -> TokenView:
+        """The caller's own token, which needs no permission.
+
+        Raises:
+            Unauthenticated: there are no credentials.
+        """
+        if grant is None:
+            raise Unauthenticated("which token? None came with the request")
+        return view_of(await self._database.read(lambda connection: get_token(connection, grant.token_id)))
 
     async def revoke_token(self, token_id: int, grant: Grant | None) -> None:
         """Make a token invalid at once; one that is so already stays so. A token may always revoke itself.
