@@ -22,7 +22,7 @@ from icehouse.nix.hashes import HashAlgorithm, NixHash
 from icehouse.nix.signing import PathInfo, SecretKey, Signature, fingerprint
 from icehouse.nix.store_paths import NIX_STORE, StorePath, parse_hash_part
 from icehouse.rules.closures import MAX_SIGNATURES
-from icehouse.rules.journal import JournalEntry, parse_journal_entry
+from icehouse.rules.journal import CHUNK_NAME_BYTES, JournalEntry, parse_journal_entry
 from icehouse.rules.packs import TRAILER_BYTES, PackEntry, parse_pack_end, parse_trailer
 from icehouse.rules.varints import VarintReader
 from icehouse.services.publish import MAX_HASH_PARTS, MAX_PATHS, MAX_REFERENCES
@@ -486,7 +486,7 @@ def frames_of(store: Store) -> dict[bytes, tuple[PackEntry, bytes]]:
         end = len(data) - parse_trailer(data[-TRAILER_BYTES:], pack_bytes=len(data))
         offset = 0
         for entry in parse_pack_end(data[end:]):
-            found[entry.identity] = entry, data[offset : offset + entry.stored_bytes]
+            found[entry.identity[:CHUNK_NAME_BYTES]] = entry, data[offset : offset + entry.stored_bytes]
             offset += entry.stored_bytes
         assert offset == end
     return found
@@ -498,8 +498,8 @@ def rebuild_file(entry: JournalEntry, nar_hash: bytes, frames: dict[bytes, tuple
     hashes = [told.hashes[at : at + 32].encode() for at in range(0, len(told.hashes), 32)]
     patches = VarintReader(told.patches, "patches")
     out = bytearray()
-    for at in range(0, len(told.chunks), 32):
-        pack_entry, data = frames[told.chunks[at : at + 32]]
+    for at in range(0, len(told.chunks), CHUNK_NAME_BYTES):
+        pack_entry, data = frames[told.chunks[at : at + CHUNK_NAME_BYTES]]
         frame = bytearray(data)
         for offset in pack_entry.places.patch_offsets:
             frame[offset : offset + 32] = hashes[patches.varint(len(hashes) - 1)]

@@ -40,7 +40,14 @@ from icehouse.rules.closures import (
     merge_signatures,
     plan_publish,
 )
-from icehouse.rules.journal import JournalEntry, JournalExternal, JournalNar, JournalPath, render_journal_entry
+from icehouse.rules.journal import (
+    CHUNK_NAME_BYTES,
+    JournalEntry,
+    JournalExternal,
+    JournalNar,
+    JournalPath,
+    render_journal_entry,
+)
 from icehouse.rules.recipes import parse_recipe
 from icehouse.rules.varints import encode_varints
 from icehouse.services.workers import Workers
@@ -391,7 +398,7 @@ def _journal_nars(connection: Connection, domain_id: int, nar_hashes: Sequence[b
                 nar_size=row.nar_size,
                 file_hash=row.file_hash,
                 file_size=row.file_size,
-                chunks=b"".join(chunks[number].identity for number in numbers),
+                chunks=b"".join(chunks[number].identity[:CHUNK_NAME_BYTES] for number in numbers),
                 hashes=b"".join(recipe.hashes).decode(),
                 patches=encode_varints(recipe.patches),
             )
