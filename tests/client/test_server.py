@@ -1,5 +1,6 @@
 """The client of the API tries again what may pass, and tells errors in the server's words."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Generator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -33,6 +34,7 @@ class ScriptedServer(HTTPServer):
 
     answers: list[Answer]
     requests: list[tuple[str, str, str | None]]
+    answered: list[str]
 
     @property
     def url(self) -> str:
@@ -51,6 +53,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+        server.answered.append(self.path)
 
     do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815  the names that http.server looks for
 
@@ -65,7 +68,7 @@ def scripted() -> Generator[Callable[..., ScriptedServer]]:
 
     def start(*answers: Answer) -> ScriptedServer:
         server = ScriptedServer(("127.0.0.1", 0), Handler)
-        server.answers, server.requests = list(answers), []
+        server.answers, server.requests, server.answered = list(answers), [], []
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         servers.append(server)
         return server
@@ -117,6 +120,22 @@ async def test_a_cache_is_not_created_twice_over_a_broken_answer(scripted: Calla
         with pytest.raises(Unavailable, match="status 502"):
             await client.create_cache(CacheCreate(name="a", is_public=True))
     assert len(server.requests) == 1
+
+
+async def test_a_request_that_is_cancelled_as_its_answer_comes_is_cancelled(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    server = scripted(*[(200, {}, b"[]")] * 50)
+    async with connect(Login(server.url)) as client:
+        for round_ in range(50):
+            task = asyncio.create_task(client.list_caches())
+            while len(server.requests) == round_:  # noqa: ASYNC110  the server runs in a thread
+                await asyncio.sleep(0)
+            while len(server.answers) + len(server.answered) < 50:  # the event loop stands still meanwhile
+                pass
+            if task.cancel():  # else it was done already
+                with pytest.raises(asyncio.CancelledError):
+                    await task
 
 
 async def test_a_fault_of_the_server_names_the_request(scripted: Callable[..., ScriptedServer]) -> None:

@@ -4,6 +4,7 @@ What may pass by itself (a connection that broke, a server that restarts, too ma
 growing waits or those that the server asks for. Everything else is one of our errors, in the server's own words.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -229,7 +230,10 @@ class Server:
         )
         async for attempt in retries:
             with attempt:
-                answer = await self._try_once(method, path, body, content_type, also=also)
+                try:
+                    answer = await self._try_once(method, path, body, content_type, also=also)
+                finally:
+                    _heed_cancellation()
                 self._has_answered = True
                 return answer
         raise AssertionError(path)  # stamina ends its loop by an answer or an error
@@ -275,6 +279,13 @@ async def connect(login: Login) -> AsyncGenerator[Server]:
     )
     async with client:
         yield Server(client, login)
+
+
+def _heed_cancellation() -> None:
+    """Be cancelled after all: the HTTP client forgets that where its answer came in the same moment."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _segment(text: str) -> str:
