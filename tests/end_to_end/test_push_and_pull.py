@@ -225,6 +225,7 @@ def test_whoever_may_not_push_is_told_so(
 ) -> None:
     create(admin, "pub", "--public")
     top = builder.build(CLOSURE, "base")
+    admin.icehouse("push", "pub", "--store", str(builder.root), top)  # with nothing left to push it must be told too
     token = admin.icehouse("token", "create", "reader", "--allow", "pull", "--caches", "*", "-q").out.strip()
     for arguments in (["--token", token], []):
         user = make_user(f"user{len(arguments)}")

@@ -87,6 +87,7 @@ async def push(
         counts: fresh ones.
 
     Raises:
+        Unauthenticated, Denied: the token may not push; also when nothing is missing.
         Conflict: the cache is for another store directory, the local store is damaged, or the server refuses a path.
         TooLarge: a NAR is over the server's limit.
         Corrupt: the server keeps missing chunks that were sent.
@@ -97,8 +98,10 @@ async def push(
             reading = tasks.create_task(asyncio.to_thread(store.read_closure, paths))
             showing = tasks.create_task(server.show_cache(cache))
             asking = tasks.create_task(server.parameters())
+            # Asks nothing but whether we may push. A push that finds everything there would not notice otherwise.
+            tasks.create_task(server.find_missing_chunks(cache, []))
     except BaseExceptionGroup as group:
-        raise _reason_of(group) from group
+        raise _first_of(group) from group
     closure, view, parameters = reading.result(), showing.result(), asking.result()
     if view.store_dir != store.store_dir.path:
         raise Conflict(f"cache {cache} is for the store directory {view.store_dir}, not {store.store_dir}")
@@ -217,7 +220,7 @@ class _Push:
                     tasks.create_task(self._read(groups))
                 await self._publish()
         except BaseExceptionGroup as group:
-            raise _reason_of(group) from group
+            raise _first_of(group) from group
 
     async def _read(self, groups: Iterator[list[LocalNar]]) -> None:
         """Read groups until there are none left. Several readers share *groups*."""
@@ -417,12 +420,6 @@ def _chunked(items: Sequence[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
-
-
-def _reason_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Why the tasks of a group ended: its first error; or, whatever else went wrong by then, that we were cancelled."""
-    task = asyncio.current_task()
-    return asyncio.CancelledError() if task is not None and task.cancelling() else _first_of(group)
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
