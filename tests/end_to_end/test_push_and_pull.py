@@ -220,6 +220,18 @@ def test_paths_that_an_upstream_signed_are_not_sent(admin: User, builder: Privat
     assert (done.code, "upstream" in done.err or "external" in done.err) == (4, True), done
 
 
+def test_path_info_takes_what_push_takes(admin: User, builder: PrivateNix) -> None:
+    create(admin, "pub", "--public")
+    base = builder.build(CLOSURE, "base")
+    admin.icehouse("push", "pub", "--store", str(builder.root), base)
+    result = admin.home / "result"
+    result.symlink_to(base)
+    user = User(admin.home, {**admin.environment, "NIX_REMOTE": str(builder.root)})
+    for text in (str(result), base, f"{base}/file", Path(base).name, Path(base).name[:32]):
+        assert user.icehouse("path", "info", "pub", text, "--json").json["store_path"] == Path(base).name
+    assert user.try_icehouse("path", "info", "pub", "./no-such-result").code == 4
+
+
 def test_whoever_may_not_push_is_told_so(
     admin: User, builder: PrivateNix, server: ServerProcess, make_user: Callable[[str], User]
 ) -> None:

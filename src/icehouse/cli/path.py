@@ -1,5 +1,6 @@
 """``icehouse path``: what a cache knows of a path."""
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,7 +36,12 @@ class InfoOptions:
 @app.command(epilog=EXIT_CODES_HELP)
 def info(
     cache: CacheArgument,
-    path: Annotated[str, typer.Argument(help="A store path, its base name, or its hash part.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="A store path, its base name or hash part, or a symlink to one such as ./result."
+        ),
+    ],
     *,
     quiet: QuietFlag = False,
     json: JsonFlag = False,
@@ -51,7 +57,7 @@ async def run_info(options: InfoOptions, services: Services, printer: Printer) -
         NotFound: it is not there; the message says why.
     """
     address = services.find_cache(options.cache)
-    hash_part = _parse_path(options.path)
+    hash_part = _find_path(options.path, services)
     async with services.server(address.login) as server:
         try:
             view = await server.show_path(address.name, hash_part)
@@ -72,14 +78,19 @@ async def run_info(options: InfoOptions, services: Services, printer: Printer) -
     printer.result("\n".join(lines), view)
 
 
-def _parse_path(text: str) -> "HashPart":
-    """The hash part of a full path (also of a file in it), a base name, or a hash part alone."""
+def _find_path(text: str, services: Services) -> "HashPart":
+    """The hash part of a full path (also of a file in it), a base name, a hash part alone, or what a symlink leads to.
+
+    What has the form of a store path need not be on this machine.
+    """
+    from icehouse.client.local_store import LocalStore
     from icehouse.nix.store_paths import HASH_PART_LENGTH, StorePath, parse_hash_part
 
-    if len(text) == HASH_PART_LENGTH:
+    if len(text) == HASH_PART_LENGTH and "/" not in text:
         return parse_hash_part(text)
-    segments = [segment for segment in text.split("/") if segment]
-    for segment in segments:
+    for segment in text.split("/"):
         if len(segment) > HASH_PART_LENGTH and segment[HASH_PART_LENGTH] == "-":
             return StorePath.parse(segment).hash_part
+    if "/" in text or os.path.lexists(text):
+        return LocalStore.locate(None, services.environment).find(text).hash_part
     return StorePath.parse(text).hash_part
