@@ -41,7 +41,34 @@ class LazyGroup(TyperGroup):
             found = app
         command = typer.main.get_command(found)
         command.name = cmd_name
+        _tidy_help(command)
         return command
+
+
+def _tidy_help(command: Any) -> None:  # noqa: ANN401  typer's own type is private
+    """Let the help name values by the last word of their option, and show defaults as they are typed.
+
+    Typer shows Python's types, ``<list[str]>``, and puts a default that is given as a text in parentheses.
+    """
+    for name in command.list_commands(None) if hasattr(command, "list_commands") else ():
+        _tidy_help(command.get_command(None, name))
+    for parameter in command.params:
+        if isinstance(parameter.show_default, str):
+            parameter.help = f"{parameter.help}  [default: {parameter.show_default}]"
+            parameter.show_default = False
+        word = parameter.name.rpartition("_")[2].upper()
+        if parameter.param_type_name == "argument":
+            parameter.metavar = parameter.metavar or word
+            parameter.display_type_rich = _no_type
+        elif parameter.metavar is None and parameter.type_descriptor.is_choice:
+            parameter.metavar = "|".join(choice.value for choice in parameter.type_descriptor.choices)
+        elif parameter.metavar is None and not parameter.is_flag:
+            parameter.metavar = word
+
+
+def _no_type(ctx: Any) -> str:  # noqa: ANN401  as above
+    del ctx
+    return ""
 
 
 def make_app() -> typer.Typer:

@@ -45,7 +45,7 @@ def push(
     paths: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="PATH…",
+            metavar="PATH",
             help="Store paths, or symlinks to them such as ./result. Read from standard input, if none is given.",
         ),
     ] = None,
