@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,7 +75,42 @@ COMMANDS = [
 def test_the_help_of_every_command_names_the_exit_codes(tmp_path: Path, command: str) -> None:
     done = icehouse(tmp_path, *command.split(), "--help")
     assert (done.returncode, done.stderr) == (0, "")
+    assert " ".join(done.stdout.split()).count("Exit codes:") == 1
     assert "Exit codes: 0 done, 1 failed, 2 wrong usage" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_names_values_in_capitals_and_no_types(tmp_path: Path, command: str) -> None:
+    text = icehouse(tmp_path, *command.split(), "--help").stdout
+    assert re.findall(r"<.*?>|list\[|PATH…|\{[a-z_]+\}|default: \(", text) == []
+
+
+def test_the_help_shows_what_to_type(tmp_path: Path) -> None:
+    text = icehouse(tmp_path, "serve", "--help").stdout
+    assert re.search(r"--data-dir DIR +Where everything is kept\. +\[default: \./icehouse-data\]", text)
+    text = icehouse(tmp_path, "token", "create", "--help").stdout
+    assert "--allow pull|push|pin|delete|configure|admin" in text
+    assert "DESCRIPTION" in text
+
+
+def test_wrong_settings_are_told_a_line_each(tmp_path: Path) -> None:
+    flags = ["--port", "99999999", "--zstd-level", "30", "--data-dir", str(tmp_path / "data")]
+    done = icehouse(tmp_path, "serve", *flags, ICEHOUSE_LOG_LEVEL="loud")
+    assert (done.returncode, done.stdout) == (2, "")
+    lines = sorted(done.stderr.splitlines())
+    assert [line.split(": ")[1] for line in lines] == ["$ICEHOUSE_LOG_LEVEL", "--port", "--zstd-level"]
+    done = icehouse(tmp_path, "serve", "--data-dir", str(tmp_path / "data"), ICEHOUSE_LOG_LEVEL="loud")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+def test_a_server_behind_a_proxy_says_also_where_it_listens(tmp_path: Path) -> None:
+    options = ["--port", "0", "--data-dir", str(tmp_path / "data"), "--public-url", "https://cache.example.org"]
+    command = [sys.executable, "-m", "icehouse", "serve", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.terminate()
+    assert re.search(r"at https://cache\.example\.org, and listens on http://127\.0\.0\.1:[1-9]\d*$", line)
 
 
 @pytest.mark.parametrize(

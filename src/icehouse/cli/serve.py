@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from icehouse.cli.exits import WRONG_USAGE, exit_code_of
+from icehouse.cli.printer import Printer
+from icehouse.errors import InvalidFormat
 
 if TYPE_CHECKING:
     from icehouse.config import ServerSettings
@@ -41,10 +47,8 @@ def serve(  # noqa: PLR0913  each is an option of the command
     """Run a server. Prints its address and, at the first start, an administrator's token.
 
     Every option is also a variable ($ICEHOUSE_PORT) and a key in icehouse.toml in the data folder (port = 8080).
-    Ends on SIGTERM or Ctrl-C. Exit codes: 0 stopped, 1 failed, 2 wrong usage.
+    Ends on SIGTERM or Ctrl-C.
     """
-    from icehouse.config import ServerSettings
-
     flags = {
         "host": host,
         "port": port,
@@ -57,18 +61,35 @@ def serve(  # noqa: PLR0913  each is an option of the command
         "log_level": log_level,
         "log_format": log_format,
     }
-    run(ServerSettings.load(flags, os.environ))
+    run(_load(flags))
 
 
 def run(settings: ServerSettings) -> None:
     """Serve until a signal ends it, and print where."""
     from icehouse import wiring
 
-    wiring.serve(settings, _announce)
+    # The port is chosen here, so that it can be told also where the public address has another.
+    settings = dataclasses.replace(settings, port=wiring.find_free_port(settings.host, settings.port))
+    wiring.serve(settings, lambda listening: _announce(listening, settings))
 
 
-def _announce(listening: Listening) -> None:
-    typer.echo(f"Icehouse serves {listening.data_dir} at {listening.url}")
+def _load(flags: Mapping[str, object]) -> ServerSettings:
+    """The settings; or the end of the command, with a line for each fault."""
+    from icehouse.config import ServerSettings
+
+    try:
+        return ServerSettings.load(flags, os.environ)
+    except InvalidFormat as error:
+        faults = str(error).splitlines()
+        for fault in faults:
+            Printer().error(InvalidFormat(fault))
+        has_wrong_flag = any(fault.startswith("--") for fault in faults)
+        raise typer.Exit(WRONG_USAGE if has_wrong_flag else exit_code_of(error)) from error
+
+
+def _announce(listening: Listening, settings: ServerSettings) -> None:
+    where = f", and listens on {settings.address}" if listening.url != settings.address else ""
+    typer.echo(f"Icehouse serves {listening.data_dir} at {listening.url}{where}")
     if listening.first_token is not None:
         typer.echo(f"Administrator's token, shown this once: {listening.first_token}")
         typer.echo(f"To use it here: icehouse login {listening.url} --token-file {listening.data_dir / 'admin-token'}")
