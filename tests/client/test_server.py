@@ -102,9 +102,16 @@ async def test_a_final_status_is_our_error_with_the_servers_words(
 ) -> None:
     server = scripted((status, {}, problem(status, "because of this")))
     async with connect(Login(server.url, "ice_x")) as client:
-        with pytest.raises(kind, match="because of this"):
+        with pytest.raises(kind, match="because of this" if status > 500 else "^because of this$"):
             await client.list_caches()
     assert server.requests == [("GET", "/api/v1/caches", "Bearer ice_x")]
+
+
+async def test_an_address_of_a_cache_as_that_of_the_server_gets_a_hint(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted((404, {}, b"404 Not Found"))
+    async with connect(Login(f"{server.url}/team")) as client:
+        with pytest.raises(NotFound, match=r"^GET http.*/team/api/v1/server: status 404, .* such as a cache's name$"):
+            await client.parameters()
 
 
 async def test_what_may_pass_is_tried_again(scripted: Callable[..., ScriptedServer]) -> None:

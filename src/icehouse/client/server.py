@@ -64,6 +64,7 @@ _MAX_WAIT_SECONDS: Final = 60
 _OK: Final = 200
 _MULTIPLE_CHOICES: Final = 300
 _BAD_REQUEST: Final = 400
+_NOT_FOUND: Final = 404
 _CONFLICT: Final = 409
 _TOO_MANY: Final = 429
 _SERVER_FAULT: Final = 500
@@ -311,7 +312,14 @@ def _wait_before_sent(exc: Exception) -> bool | float:
 
 def _as_error(response: Response, data: bytes, what: str) -> IcehouseError:
     status = response.status
-    text = f"{what}: {_explanation(response, data)}"
+    explanation = _explanation(response, data)
+    # Who was refused reads why; where it happened helps only if it is not our server that speaks, or not as it should.
+    is_refusal = _BAD_REQUEST <= status < _SERVER_FAULT and explanation is not None
+    if explanation is None:
+        explanation = f"status {status}, and no explanation that an Icehouse server would give"
+        if status == _NOT_FOUND:
+            explanation += "; a server's address has no path behind it, such as a cache's name"
+    text = explanation if is_refusal else f"{what}: {explanation}"
     if status == _TOO_MANY:
         return RateLimited(text, retry_after_seconds=_retry_after(response))
     if (kind := _ERRORS.get(status)) is not None:
@@ -321,14 +329,14 @@ def _as_error(response: Response, data: bytes, what: str) -> IcehouseError:
     return Unsupported(text)
 
 
-def _explanation(response: Response, data: bytes) -> str:
+def _explanation(response: Response, data: bytes) -> str | None:
     try:
         problem = msgspec.json.decode(data, type=Problem)
     except msgspec.DecodeError:
         location = response.get_header("Location")
         if response.status < _BAD_REQUEST and location is not None:
             return f"the server redirects to {location}; log in with the address that it redirects to"
-        return f"status {response.status}, and no explanation that an Icehouse server would give"
+        return None
     if response.status >= _SERVER_FAULT:
         return f"{problem.detail} (request {problem.request_id})"
     return problem.detail
