@@ -64,7 +64,8 @@ class LocalStore:
         store_dir = StoreDir.parse(settings.get("store", default_dir))
         real = settings.get("real")
         if real is None:
-            real = os.path.normpath(f"{settings['root']}/{store_dir}") if settings.get("root") else store_dir.path
+            # Below another root the files lie in nix/store, whatever the store directory is called.
+            real = os.path.normpath(f"{settings['root']}/nix/store") if settings.get("root") else store_dir.path
         return cls(store_dir, Path(real), text if store is not None else None)
 
     def real_path(self, store_path: StorePath) -> Path:
@@ -103,7 +104,8 @@ class LocalStore:
         """What the store knows of *paths* and all that they reach, references before what refers to them.
 
         Raises:
-            NotFound: a path is not valid in this store, or there is no Nix.
+            NotFound: a path is not valid in this store.
+        Unsupported: there is no Nix.
             InvalidFormat: Nix prints what no known Nix prints.
             Unavailable: Nix failed.
         """
@@ -158,7 +160,7 @@ def _run_nix(command: Sequence[str], what: str) -> bytes:
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except FileNotFoundError as exc:
-        raise NotFound("the program `nix` is not in PATH; it says what the local store holds") from exc
+        raise Unsupported("the program `nix` is not in PATH; it says what the local store holds") from exc
     except OSError as exc:
         raise Unavailable(f"`nix` cannot be run: {exc.strerror}") from exc
     if done.returncode != 0:
