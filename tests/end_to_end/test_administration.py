@@ -17,6 +17,14 @@ def test_a_login_is_kept_for_its_owner_alone(admin: User, server: ServerProcess)
     assert server.admin_token in file.read_text()
 
 
+def test_a_login_without_a_token_keeps_the_one_that_is_remembered(admin: User, server: ServerProcess) -> None:
+    done = admin.icehouse("login", server.url + "/")
+    assert "the one that was remembered for this server is kept" in done.err
+    assert server.admin_token in (admin.home / ".config/icehouse/config.toml").read_text()
+    done = admin.try_icehouse("login", f"{server.url}/team")
+    assert (done.code, "a server's address has no path behind it, such as a cache's name" in done.err) == (4, True)
+
+
 def test_a_wrong_token_is_refused_at_login(server: ServerProcess, make_user: Callable[[str], User]) -> None:
     done = make_user("eve").try_icehouse("login", server.url, "--token", "ice_wrong")
     assert (done.code, "ice_wrong" in done.err + done.out) == (3, False)

@@ -40,13 +40,13 @@ def login(
 ) -> None:
     """Remember a server and the token for it.
 
-    Both are kept in ~/.config/icehouse/config.toml, which only you may read. The variables ICEHOUSE_URL and
+    Without a token, the one that is remembered for the server stays. Both are kept in ~/.config/icehouse/config.toml, which only you may read. The variables ICEHOUSE_URL and
     ICEHOUSE_TOKEN win over it. On a terminal, the token is asked for where no option gives it.
     """
     if token is not None and token_file is not None:
         raise typer.BadParameter("give --token or --token-file, not both")
     if token is None and token_file is None and sys.stdin.isatty() and sys.stderr.isatty():
-        token = getpass.getpass("Token (empty: none): ", stream=sys.stderr) or None
+        token = getpass.getpass("Token (empty: none, or the remembered one): ", stream=sys.stderr) or None
     carry_out(run, LoginOptions(url, token, token_file), Printer(is_json=json, is_quiet=quiet))
 
 
@@ -55,12 +55,16 @@ async def run(options: LoginOptions, services: Services, printer: Printer) -> No
     from icehouse.client.logins import Login, parse_server_url, parse_token
 
     text = options.token if options.token_file is None else _read_token(options.token_file, services)
-    login = Login(parse_server_url(options.url), None if text is None else parse_token(text))
+    url = parse_server_url(options.url)
+    remembered = services.logins().tokens.get(url) if text is None else None
+    login = Login(url, remembered if text is None else parse_token(text))
     async with services.server(login) as server:
         parameters = await server.parameters()
         caches = await server.list_caches()
     services.logins().added(login).write(services.logins_file)
-    if login.token is None:
+    if remembered is not None:
+        printer.message("No token was given: the one that was remembered for this server is kept.")
+    elif login.token is None:
         printer.message("No token was given: public caches can be read, and nothing can be pushed.")
     elif login.url.startswith("http://") and "//127." not in login.url and "//localhost" not in login.url:
         printer.message("The token will travel unencrypted: use https for servers on other machines.")
