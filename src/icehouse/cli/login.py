@@ -40,8 +40,9 @@ def login(
 ) -> None:
     """Remember a server and the token for it.
 
-    Without a token, the one that is remembered for the server stays. Both are kept in ~/.config/icehouse/config.toml, which only you may read. The variables ICEHOUSE_URL and
-    ICEHOUSE_TOKEN win over it. On a terminal, the token is asked for where no option gives it.
+    Both are kept in ~/.config/icehouse/config.toml, which only you may read. The variables ICEHOUSE_URL and
+    ICEHOUSE_TOKEN win over it. On a terminal, the token is asked for where no option gives it. Without one, the token
+    that is remembered for this server stays.
     """
     if token is not None and token_file is not None:
         raise typer.BadParameter("give --token or --token-file, not both")
