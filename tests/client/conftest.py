@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.private_nix import CONFIGURATION, PrivateNix
+from tests.client.private_nix import CONFIGURATION, PrivateNix, store_settings
 
 
 @pytest.fixture
@@ -20,6 +20,7 @@ def nix(tmp_path: Path, require: Callable[[str], str]) -> PrivateNix:
         "HOME": str(home),
         "NIX_CONF_DIR": str(tmp_path / "no-system-configuration"),
         "PATH": os.environ["PATH"],
+        **store_settings(tmp_path / "root"),
     }
     return PrivateNix(tmp_path / "root", environment)
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 CONFIGURATION = """\
 build-users-group =
-sandbox = true
-sandbox-paths = /usr /bin /lib /lib64
+sandbox = false
 substitute = false
 substituters =
 """
@@ -25,9 +24,22 @@ in rec {
 """
 
 
+def store_settings(root: Path) -> dict[str, str]:
+    """The environment that tells Nix to keep its store in *root*.
+
+    Its store directory is where it really lies: any other would be built in only with namespaces, which not every
+    machine gives.
+    """
+    return {
+        "NIX_STORE_DIR": f"{root}/nix/store",
+        "NIX_STATE_DIR": f"{root}/nix/var/nix",
+        "NIX_LOG_DIR": f"{root}/nix/var/log/nix",
+    }
+
+
 @dataclass(frozen=True)
 class PrivateNix:
-    """A Nix whose store lies in a folder of its own."""
+    """A Nix whose store lies in a folder of its own, and whose environment has its `store_settings`."""
 
     root: Path
     environment: dict[str, str]

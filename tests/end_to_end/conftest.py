@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.client.private_nix import CONFIGURATION, PrivateNix
+from tests.client.private_nix import CONFIGURATION, PrivateNix, store_settings
 
 START_SECONDS = 30
 
@@ -133,6 +133,7 @@ def make_user(tmp_path: Path, require: Callable[[str], str]) -> Callable[[str], 
             "HOME": str(home),
             "NIX_CONF_DIR": str(tmp_path / "no-system-configuration"),
             "PATH": os.environ["PATH"],
+            **store_settings(tmp_path / "root"),
         }
         return User(home, environment)
 

@@ -49,7 +49,8 @@ def pull(user: User, root: Path, url: str, key: str, path: str) -> subprocess.Co
 
 
 def dump(root: Path, path: str) -> bytes:
-    return subprocess.run(["nix-store", "--dump", f"{root}{path}"], check=True, capture_output=True).stdout
+    files = root / "nix/store" / Path(path).name
+    return subprocess.run(["nix-store", "--dump", files], check=True, capture_output=True).stdout
 
 
 def closure_of(nix: PrivateNix, path: str) -> list[str]:
@@ -58,7 +59,8 @@ def closure_of(nix: PrivateNix, path: str) -> list[str]:
 
 def create(admin: User, name: str, *options: str) -> tuple[str, str]:
     """A new cache; its URL and its key."""
-    view = admin.icehouse("cache", "create", name, *options, "--json").json
+    store_dir = admin.environment["NIX_STORE_DIR"]
+    view = admin.icehouse("cache", "create", name, "--store-dir", store_dir, *options, "--json").json
     return view["url"], view["public_keys"][0]
 
 
@@ -173,7 +175,7 @@ def test_a_private_cache_is_pulled_with_netrc_and_looks_absent_without(
 def test_a_changed_file_in_the_local_store_is_refused(admin: User, builder: PrivateNix) -> None:
     create(admin, "pub", "--public")
     top = builder.build(CLOSURE, "top")
-    changed = builder.root / top.removeprefix("/") / "bin/top"
+    changed = Path(top) / "bin/top"
     text = changed.read_text()
     changed.chmod(0o755)
     changed.write_text(text.swapcase())
