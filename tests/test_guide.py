@@ -255,7 +255,7 @@ def test_publishing_with_curl_works_as_shown(reader: Reader) -> None:
     assert_told(reader.translate(promised.replace("r130anx5p9pfh7qzqrhgmiipqlzw51qa", "…")), printed)
     path = re.search(r"^StorePath: (\S+)", printed, re.MULTILINE)
     assert path
-    reader.run(f'icehouse use team; nix-store --store "$PWD/pulled" --realise {path[1]}')
+    reader.run(f'icehouse use team; nix-store --store "$PWD/pulled" --realise /nix/store/{Path(path[1]).name}')
     assert (reader.folder / "pulled/nix/store" / Path(path[1]).name).read_text() == "A note for the cache\n"
 
 
