@@ -207,7 +207,7 @@ class Reader:
 
 @pytest.fixture
 def reader(tmp_path: Path, require: Callable[[str], str]) -> Generator[Reader]:
-    for program in ("nix-build", "curl", "zstd"):
+    for program in ("nix-build", "curl", "sqlite3", "zstd"):
         require(program)
     folder, home = tmp_path / "folder", tmp_path / "home"
     folder.mkdir()
