@@ -1,6 +1,8 @@
 """The main job: a closure is pushed with our command line and pulled with stock Nix."""
 
+import filecmp
 import os
+import random
 import signal
 import subprocess
 from collections.abc import Callable
@@ -80,6 +82,46 @@ def test_a_pushed_closure_is_pulled_byte_for_byte_with_its_signatures_checked(
         assert done.returncode == 0, done.stderr
     for path in closure:
         assert dump(tmp_path / "pulled", path) == dump(builder.root, path)
+
+
+@pytest.mark.long
+def test_a_file_of_a_gibibyte_is_pulled_byte_for_byte(admin: User, builder: PrivateNix, tmp_path: Path) -> None:
+    url, key = create(admin, "pub", "--public")
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        generator = random.Random(1)
+        for _ in range(1024):
+            file.write(generator.randbytes(512 * 1024) + bytes(512 * 1024))
+    path = builder.run("nix-store", "--store", str(builder.root), "--add", str(large))
+    admin.icehouse("push", "pub", "--store", str(builder.root), path)
+    done = pull(admin, tmp_path / "pulled", url, key, path)
+    assert done.returncode == 0, done.stderr
+    assert filecmp.cmp(tmp_path / "pulled/nix/store" / Path(path).name, large, shallow=False)
+
+
+def test_a_path_is_refused_without_the_key_that_signed_it(admin: User, builder: PrivateNix, tmp_path: Path) -> None:
+    url, _ = create(admin, "pub", "--public")
+    _, other_key = create(admin, "other", "--public")
+    top = builder.build(CLOSURE, "top")
+    admin.icehouse("push", "pub", "--store", str(builder.root), top)
+    done = pull(admin, tmp_path / "pulled", url, other_key, top)
+    assert done.returncode != 0
+    assert "not signed by any of the keys" in done.stderr, done.stderr
+
+
+def test_a_path_whose_nar_was_altered_is_refused(
+    admin: User, server: ServerProcess, builder: PrivateNix, tmp_path: Path
+) -> None:
+    url, key = create(admin, "pub", "--public")
+    top = builder.build(big(1, 1), "top")
+    admin.icehouse("push", "pub", "--store", str(builder.root), top)
+    pack = next(file for file in (server.data_dir / "packs").rglob("*") if file.is_file())
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 2] ^= 0xFF  # among random bytes, which zstd keeps as they are: the stream stays well formed
+    pack.write_bytes(data)
+    done = pull(admin, tmp_path / "pulled", url, key, top)
+    assert done.returncode != 0
+    assert "hash mismatch" in done.stderr, done.stderr
 
 
 def test_a_second_push_sends_no_chunk(admin: User, builder: PrivateNix) -> None:
