@@ -7,7 +7,7 @@ from typing import Final
 from blake3 import blake3
 
 RECENT_BYTES: Final = 32 * 1024 * 1024
-"""Most raw bytes of one upload, whose NARs follow. Five times as much saved a tenth of a push's processor time."""
+"""Most raw bytes of one upload, whose NARs follow. Five times as much saved a tenth of the server's time in a push."""
 
 
 class RecentChunks:
