@@ -109,7 +109,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "later"
-down_revision = "0001"
+down_revision = "{revision}"
 branch_labels = None
 depends_on = None
 
@@ -129,7 +129,7 @@ def later_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
     monkeypatch.setattr(migrate, "_MIGRATIONS", folder)
 
     def add(last: str) -> None:
-        (folder / "versions" / "icehouse" / "later.py").write_text(LATER.format(last=last))
+        (folder / "versions" / "icehouse" / "later.py").write_text(LATER.format(last=last, revision=SCHEMA_REVISION))
 
     return add
 
@@ -149,7 +149,7 @@ def test_before_a_migration_the_database_is_copied(tmp_path: Path, later_migrati
     copy = tmp_path / "icehouse.db.before-later"
     assert copy.stat().st_mode & 0o777 == 0o600
     with closing(sqlite3.connect(copy)) as raw:
-        assert read_revision(raw) == "0001"
+        assert read_revision(raw) == SCHEMA_REVISION
         assert raw.execute("SELECT name FROM cache").fetchall() == [("main",)]
         assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     with closing(sqlite3.connect(path)) as raw:
@@ -180,7 +180,7 @@ def test_a_migration_that_fails_changes_nothing(
 def test_a_database_before_its_migration_is_not_opened(tmp_path: Path, later_migration: Callable[[str], None]) -> None:
     prepare_database(tmp_path / "icehouse.db")
     later_migration("")
-    with pytest.raises(Conflict, match="at revision 0001, expected later"):
+    with pytest.raises(Conflict, match=f"at revision {SCHEMA_REVISION}, expected later"):
         Database.open(tmp_path / "icehouse.db", revision="later")
 
 

@@ -155,6 +155,84 @@ external = Table(
     UniqueConstraint("cache_id", "hash_part"),
 )
 
+upload = Table(
+    "upload",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("cache_id", Integer, ForeignKey("cache.id", ondelete="CASCADE"), nullable=False),
+    Column("file_name", Text, nullable=False, doc="as it was uploaded, below `nar/`"),
+    Column("compression", Text, nullable=False, doc="of the upload, as in a narinfo"),
+    Column("file_hash", BLOB, nullable=False, doc="SHA-256 of the file as it was uploaded"),
+    Column("file_size", Integer, nullable=False),
+    Column("crc32", Integer, nullable=False, doc="of the NAR, as a gzip file of it ends with"),
+    Column("nar_id", Integer, ForeignKey("nar.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created_at", Integer, nullable=False),
+    Column("published_by", Integer, ForeignKey("token.id")),
+    UniqueConstraint("cache_id", "file_name"),
+)
+"""NAR files that stock Nix uploaded: staged while no path of the cache has the NAR, and then an alias of its file."""
+
+waiting_path = Table(
+    "waiting_path",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("cache_id", Integer, ForeignKey("cache.id", ondelete="CASCADE"), nullable=False),
+    Column("hash_part", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("nar_hash", BLOB, nullable=False),
+    Column("nar_size", Integer, nullable=False),
+    Column("references", Text, nullable=False),
+    Column("deriver", Text),
+    Column("system", Text),
+    Column("ca", Text),
+    Column("signatures", Text, nullable=False),
+    Column("created_at", Integer, nullable=False),
+    Column("published_by", Integer, ForeignKey("token.id")),
+    UniqueConstraint("cache_id", "hash_part"),
+)
+"""Paths that were published before their references. Nobody sees them."""
+
+waiting_reference = Table(
+    "waiting_reference",
+    metadata,
+    Column("waiting_id", Integer, ForeignKey("waiting_path.id", ondelete="CASCADE"), primary_key=True),
+    Column("hash_part", Text, primary_key=True, index=True, doc="of a reference other than the path itself"),
+)
+
+build_log = Table(
+    "build_log",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("cache_id", Integer, ForeignKey("cache.id", ondelete="CASCADE"), nullable=False),
+    Column("derivation", Text, nullable=False, doc="base name, with `.drv`"),
+    Column("blob_name", BLOB, nullable=False, doc="BLAKE3 of the object's bytes, which are the log as zstd"),
+    Column("stored_bytes", Integer, nullable=False),
+    Column("log_bytes", Integer, nullable=False),
+    Column("created_at", Integer, nullable=False),
+    Column("published_by", Integer, ForeignKey("token.id")),
+    UniqueConstraint("cache_id", "derivation"),
+)
+
+realisation = Table(
+    "realisation",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("cache_id", Integer, ForeignKey("cache.id", ondelete="CASCADE"), nullable=False),
+    Column("file_name", Text, nullable=False, doc="below the cache: `realisations/…` or `build-trace-v2/…`"),
+    Column("body", BLOB, nullable=False, doc="JSON, as it was uploaded"),
+    Column("created_at", Integer, nullable=False),
+    Column("published_by", Integer, ForeignKey("token.id")),
+    UniqueConstraint("cache_id", "file_name"),
+)
+
+debug_file = Table(
+    "debug_file",
+    metadata,
+    Column("build_id", BLOB, primary_key=True, doc="20 bytes"),
+    Column("nar_id", Integer, ForeignKey("nar.id", ondelete="CASCADE"), primary_key=True, index=True),
+)
+"""Which NARs have `lib/debug/.build-id/<2 letters>/<38 letters>.debug` for a build id."""
+
 access_metadata = MetaData()
 """The tables of `access.db`, a database of its own: losing it loses no data."""
 
