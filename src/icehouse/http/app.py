@@ -18,6 +18,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from icehouse.errors import IcehouseError
 from icehouse.http import cache_routes, publish_routes, server_routes, token_routes
 from icehouse.http.asgi import Application, Receive, Scope, Send, answer
+from icehouse.http.cache_files import CacheFiles, FileRoute
 from icehouse.http.errors import answer_error
 from icehouse.http.front import Front
 from icehouse.http.hot import HotParts, HotRoutes
@@ -49,11 +50,20 @@ ROUTES = (
 )
 """Every route of the API."""
 
+FILE_ROUTES: tuple[FileRoute, ...] = ()
+"""Every file of a cache beside those of the hot routes, and all that stock Nix uploads. The first match counts."""
+
 
 def make_app(parts: ServerParts, hot: HotParts) -> Application:
     """The application for HTTP requests: the hot routes, before what stands around the API, before the API."""
     api = make_api(parts)
-    return HotRoutes(hot, Front(cast("Application", api), parts.counters, trusted_proxies=parts.trusted_proxies))
+    front = Front(
+        cast("Application", api),
+        CacheFiles(parts, FILE_ROUTES),
+        parts.counters,
+        trusted_proxies=parts.trusted_proxies,
+    )
+    return HotRoutes(hot, front)
 
 
 def make_api(parts: ServerParts) -> Litestar:

@@ -1,4 +1,4 @@
-"""What stands around the API: identifiers of requests, refusal of hostile paths, log lines and counters."""
+"""What stands around all but the hot routes: identifiers of requests, refusal of hostile paths, log lines, counters."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import structlog
 
 from icehouse.errors import InvalidFormat
 from icehouse.http.asgi import Application, Message, Receive, Scope, Send, answer, find_header
+from icehouse.http.cache_files import refuse_unknown_file
 from icehouse.http.errors import make_problem
-from icehouse.http.hot import answer_unknown_file
 from icehouse.http.metrics import ServerCounters
 
 API_SEGMENTS: Final = frozenset({b"api", b"health", b"metrics"})
@@ -32,10 +32,13 @@ _log = structlog.get_logger(__name__)
 
 
 class Front:
-    """The ASGI application between the hot routes and the API."""
+    """The ASGI application between the hot routes and all others."""
 
-    def __init__(self, api: Application, counters: ServerCounters, *, trusted_proxies: Sequence[str] = ()) -> None:
+    def __init__(
+        self, api: Application, files: Application, counters: ServerCounters, *, trusted_proxies: Sequence[str] = ()
+    ) -> None:
         self._api = api
+        self._files = files
         self._counters = counters
         self._trusted = [ipaddress.ip_network(network) for network in trusted_proxies]
 
@@ -45,15 +48,15 @@ class Front:
             await self._api(scope, receive, send)
             return
         raw_path: bytes = scope["raw_path"]
-        if raw_path[1:].partition(b"/")[0] not in API_SEGMENTS:
-            began = time.perf_counter()
-            await answer_unknown_file(scope, send)
-            status = 404 if scope["method"] in {"GET", "HEAD"} else 405
-            self._counters.route("unknown").count(status, time.perf_counter() - began, 0)
-            return
-        await self._answer_api(scope, receive, send, raw_path)
+        is_of_api = raw_path[1:].partition(b"/")[0] in API_SEGMENTS
+        application = self._api if is_of_api else self._files
+        if _HOSTILE.search(raw_path) is not None:
+            application = _refuse_path if is_of_api else refuse_unknown_file
+        await self._answer(application, scope, receive, send, raw_path)
 
-    async def _answer_api(self, scope: Scope, receive: Receive, send: Send, raw_path: bytes) -> None:
+    async def _answer(
+        self, application: Application, scope: Scope, receive: Receive, send: Send, raw_path: bytes
+    ) -> None:
         began = time.perf_counter()
         request_id = choose_request_id(find_header(scope, b"x-request-id"))
         scope["state"]["request_id"] = request_id
@@ -70,10 +73,7 @@ class Front:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            if _HOSTILE.search(raw_path) is not None:
-                await _refuse_path(send_with_id, request_id, is_head=scope["method"] == "HEAD")
-            else:
-                await self._api(scope, receive, send_with_id)
+            await application(scope, receive, send_with_id)
             seconds = time.perf_counter() - began
             level = _log.debug if raw_path in _QUIET_PATHS else _log.info
             level(
@@ -121,8 +121,8 @@ def _is_in(address: str, networks: Sequence[Network]) -> bool:
     return _is_address(address) and any(ipaddress.ip_address(address) in network for network in networks)
 
 
-async def _refuse_path(send: Send, request_id: str, *, is_head: bool) -> None:
+async def _refuse_path(scope: Scope, _receive: Receive, send: Send) -> None:
     error = InvalidFormat("the path has an escaped slash, backslash, dot or NUL, an empty segment, or a dot segment")
-    problem, _ = make_problem(error, request_id)
+    problem, _ = make_problem(error, scope["state"]["request_id"])
     headers = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
-    await answer(send, problem.status, headers, msgspec.json.encode(problem), is_head=is_head)
+    await answer(send, problem.status, headers, msgspec.json.encode(problem), is_head=scope["method"] == "HEAD")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -18,8 +18,9 @@ import structlog
 from icehouse.db.serving import CacheInfoRow, NarinfoRow, NarRow, ServingQueries
 from icehouse.errors import Corrupt, IcehouseError, InvalidFormat, NotFound, Unauthenticated
 from icehouse.http.asgi import Application, Header, Receive, Scope, Send, answer, find_header
+from icehouse.http.files import PRIVATE, PRIVATE_FOREVER, PUBLIC_FOREVER, PUBLIC_HOUR, VARY, OpenFile, plan_file_answer
 from icehouse.http.metrics import RouteCounters, ServerCounters
-from icehouse.http.ranges import ByteRange, Unsatisfiable, select_range
+from icehouse.http.ranges import ByteRange
 from icehouse.http.streaming import ClientLeft, send_blocks
 from icehouse.nix import nix32
 
@@ -35,43 +36,22 @@ _NAR_TYPE: Final[Header] = (b"content-type", b"application/x-nix-nar")
 _PLAIN_TEXT: Final[Header] = (b"content-type", b"text/plain; charset=utf-8")
 
 _NO_STORE: Final[Header] = (b"cache-control", b"no-store")
-_PRIVATE: Final[Header] = (b"cache-control", b"private, no-store")
-_PRIVATE_NAR: Final[Header] = (b"cache-control", b"private, max-age=31536000, immutable")
-_PUBLIC_HOUR: Final[Header] = (b"cache-control", b"public, max-age=3600")
-_PUBLIC_FOREVER: Final[Header] = (b"cache-control", b"public, max-age=31536000, immutable")
-_VARY: Final[Header] = (b"vary", b"authorization")
-_ACCEPT_RANGES: Final[Header] = (b"accept-ranges", b"bytes")
 _CHALLENGE: Final[Header] = (b"www-authenticate", b'Basic realm="icehouse"')
-_ALLOW: Final[Header] = (b"allow", b"GET, HEAD")
 
 _NEXT_SIGNATURE: Final = "\nSig: "
 
 _NO_CACHE: Final = b"There is no such cache here, or none that these credentials may pull from.\n"
 _NO_CREDENTIALS: Final = b"This needs credentials: a token as the password of Basic, in netrc for Nix, or as Bearer.\n"
 _NO_FILE: Final = b"There is no such file in this binary cache.\n"
-_NO_WRITING: Final = b"This URL can be read only (GET, HEAD). To publish store paths, use `icehouse push`.\n"
 _OUR_FAULT: Final = b"The server could not read its database; its log has the rest.\n"
 
 _log = structlog.get_logger(__name__)
 
 
-class OpenNar(Protocol):
-    """A stored NAR in the form in which it is served."""
-
-    @property
-    def file_size(self) -> int:
-        """Bytes of the whole file."""
-        ...
-
-    def blocks(self, start: int, stop: int) -> AsyncIterator[bytes | bytearray]:
-        """The file's bytes from *start* up to *stop*, in pieces of about 1 MiB."""
-        ...
-
-
 class NarSource(Protocol):
     """Where the bodies of NARs come from."""
 
-    async def open_nar(self, nar_id: int) -> OpenNar:
+    async def open_nar(self, nar_id: int) -> OpenFile:
         """The NAR with that number.
 
         Raises:
@@ -121,7 +101,7 @@ class HotRoutes:
             return self._rest(scope, receive, send)
         method = scope["method"]
         if method not in {"GET", "HEAD"}:
-            return answer(send, 405, [_PLAIN_TEXT, _ALLOW], _NO_WRITING, is_head=False)
+            return self._rest(scope, receive, send)
         cache, hash_part, nar_hash = match.groups()
         if hash_part is not None:
             return self._answer_narinfo(scope, send, cache.decode(), hash_part.decode(), is_head=method == "HEAD")
@@ -146,7 +126,7 @@ class HotRoutes:
             body = b"No such store path. Why: GET /api/v1/caches/%b/why/%b\n" % (cache.encode(), hash_part.encode())
         else:
             status = 200
-            headers = [_NARINFO_TYPE, _PUBLIC_HOUR] if row[0] else [_NARINFO_TYPE, _PRIVATE, _VARY]
+            headers = [_NARINFO_TYPE, PUBLIC_HOUR] if row[0] else [_NARINFO_TYPE, PRIVATE, VARY]
             body = render_row(row, hash_part)
             self._note_use(path_id, self._clock())
         headers.append((b"content-length", b"%d" % len(body)))
@@ -166,7 +146,7 @@ class HotRoutes:
             return await _refuse(send, exc, counters=self._cache_info, began=began, is_head=is_head)
         assert row is not None  # noqa: S101  as above
         body = render_cache_info(row)
-        headers = [_CACHE_INFO_TYPE, _PUBLIC_HOUR] if row.is_public else [_CACHE_INFO_TYPE, _PRIVATE, _VARY]
+        headers = [_CACHE_INFO_TYPE, PUBLIC_HOUR] if row.is_public else [_CACHE_INFO_TYPE, PRIVATE, VARY]
         await answer(send, 200, headers, body, is_head=is_head)
         self._cache_info.count(200, time.perf_counter() - began, 0 if is_head else len(body))
         return None
@@ -179,7 +159,7 @@ class HotRoutes:
             row = self._find_nar(scope, cache, nar_hash)
             missing = _NO_FILE
             if row.nar_id is None or row.path_id is None:
-                raise NotFound
+                return await self._rest(scope, receive, send)  # it may be the name under which stock Nix uploaded one
             nar = await self._nars.open_nar(row.nar_id)
         except (IcehouseError, sqlite3.Error) as exc:
             return await _refuse(send, exc, counters=self._nar, began=began, is_head=is_head, missing=missing)
@@ -237,44 +217,8 @@ def render_cache_info(row: CacheInfoRow) -> bytes:
 
 def plan_nar_answer(scope: Scope, row: NarRow, file_size: int) -> tuple[int, list[Header], ByteRange | None]:
     """Status and headers of the answer to a request for a NAR that is there, and the part of the file to send."""
-    etag = b'"%b"' % row.file_hash.hex().encode()
-    headers = [
-        _NAR_TYPE,
-        *([_PUBLIC_FOREVER] if row.is_public else [_PRIVATE_NAR, _VARY]),
-        _ACCEPT_RANGES,
-        (b"etag", etag),
-    ]
-    known = find_header(scope, b"if-none-match")
-    if known is not None and _names_etag(known, etag):
-        return 304, headers, None
-    condition = find_header(scope, b"if-range")
-    part = ByteRange(0, file_size)
-    status = 200
-    if scope["method"] == "GET" and (condition is None or condition == etag):
-        try:
-            selected = select_range(find_header(scope, b"range"), file_size)
-        except Unsatisfiable:
-            size = b"bytes */%d" % file_size
-            return 416, [*headers, (b"content-range", size), (b"content-length", b"0")], None
-        if selected is not None:
-            part = selected
-            status = 206
-            headers.append((b"content-range", b"bytes %d-%d/%d" % (part.start, part.stop - 1, file_size)))
-    headers.append((b"content-length", b"%d" % (part.stop - part.start)))
-    return status, headers, part
-
-
-async def answer_unknown_file(scope: Scope, send: Send) -> None:
-    """Answer a request whose first segment can only be a cache, for something that no binary cache has."""
-    if scope["method"] in {"GET", "HEAD"}:
-        await answer(send, 404, [_PLAIN_TEXT, _NO_STORE], _NO_FILE, is_head=scope["method"] == "HEAD")
-    else:
-        await answer(send, 405, [_PLAIN_TEXT, _ALLOW], _NO_WRITING, is_head=False)
-
-
-def _names_etag(header: bytes, etag: bytes) -> bool:
-    # RFC 9110, section 13.1.2: weak comparison, and a star stands for whatever there is. Our tags hold no comma.
-    return any(candidate.strip().removeprefix(b"W/") in {etag, b"*"} for candidate in header.split(b","))
+    headers = [_NAR_TYPE, *([PUBLIC_FOREVER] if row.is_public else [PRIVATE_FOREVER, VARY])]
+    return plan_file_answer(scope, headers=headers, etag=b'"%b"' % row.file_hash.hex().encode(), file_size=file_size)
 
 
 async def _refuse(
