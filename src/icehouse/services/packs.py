@@ -7,21 +7,18 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from blake3 import blake3
-from sqlalchemy import Connection
-
 from icehouse.api.publish import ChunksMissingAnswer, ChunksMissingRequest, PackAnswer
-from icehouse.db.caches import CacheRow, get_cache
-from icehouse.db.chunks import AddedPack, add_pack, find_numbers
+from icehouse.db.caches import CacheRow
+from icehouse.db.chunks import find_numbers
 from icehouse.db.engine import Database
 from icehouse.errors import InvalidFormat, TooLarge
 from icehouse.rules.chunks import IDENTITY_BYTES
 from icehouse.rules.frames import Frame, prove_frame
-from icehouse.rules.packs import MAX_INDEX_BYTES, PackEntry, parse_index, render_pack_end
+from icehouse.rules.packs import MAX_INDEX_BYTES, PackEntry, parse_index
+from icehouse.services.pack_writing import PackWriter, publish_pack
 from icehouse.services.recent_chunks import RecentChunks
 from icehouse.services.workers import Workers
-from icehouse.storage.blobs import BlobStore, BlobWriter
-from icehouse.storage.nars import pack_key
+from icehouse.storage.blobs import BlobStore
 
 MAX_IDENTITIES: Final = 65_536
 """Identities of one question."""
@@ -93,13 +90,15 @@ class PackReceiver:
         try:
             await self._prove_and_write(reader, entries, known, upload)
             await reader.expect_end()
-            if not upload.entries:
+            if not upload.pack.entries:
                 return PackAnswer([known[identity] for identity in identities], 0)
-            added = await self._publish(cache, upload)
+            added = await publish_pack(
+                upload.pack, cache, database=self._database, workers=self._workers, clock=self._clock
+            )
         finally:
-            await self._workers.run_always(upload.abort)
+            await self._workers.run_always(upload.pack.abort)
         numbers = known | added.numbers
-        return PackAnswer([numbers[identity] for identity in identities], upload.size_bytes if added.is_new else 0)
+        return PackAnswer([numbers[identity] for identity in identities], upload.pack.size_bytes if added.is_new else 0)
 
     async def _prove_and_write(
         self, reader: "_BodyReader", entries: Sequence[PackEntry], known: Mapping[bytes, int], upload: "_Upload"
@@ -117,34 +116,19 @@ class PackReceiver:
                     proofs.append(asyncio.create_task(self._workers.run(partial(upload.prove, unknown))))
                     batches.append([entry for entry, _ in unknown])
                 while proofs and (len(proofs) == _BATCHES_AT_ONCE or entries[-1] is batch[-1]):
-                    await self._workers.run(partial(upload.write, batches.popleft(), await proofs.popleft()))
+                    await self._workers.run(partial(upload.pack.write, batches.popleft(), await proofs.popleft()))
         finally:
             for proof in proofs:
                 proof.cancel()
             await asyncio.gather(*proofs, return_exceptions=True)
 
-    async def _publish(self, cache: CacheRow, upload: "_Upload") -> AddedPack:
-        """Bytes, then rows."""
-        name = await self._workers.run(partial(upload.finish, cache.domain_id))
-        now = self._clock()
-
-        def add(connection: Connection) -> AddedPack:
-            get_cache(connection, cache.name)
-            return add_pack(connection, cache.domain_id, name, upload.size_bytes, upload.entries, now=now)
-
-        return await self._database.write(add)
-
 
 class _Upload:
-    """The pack in the making. Its methods run in worker threads, all but `prove` one at a time."""
+    """The pack in the making, and the proof of its frames. `prove` may run in several threads at a time."""
 
     def __init__(self, blobs: BlobStore, recent: RecentChunks) -> None:
-        self.entries: list[PackEntry] = []
-        self.size_bytes = 0
-        self._blobs = blobs
+        self.pack = PackWriter(blobs)
         self._recent = recent
-        self._writer: BlobWriter | None = None  # made for the first frame: most repeated uploads need none
-        self._hasher = blake3()
 
     def prove(self, batch: Sequence[tuple[PackEntry, bytes]]) -> list[Frame]:
         """Check frames, and keep their chunks for the NARs that follow."""
@@ -156,31 +140,6 @@ class _Upload:
             self._recent.put(entry.identity, raw, data)
             frames.append(frame)
         return frames
-
-    def write(self, entries: Sequence[PackEntry], frames: Sequence[Frame]) -> None:
-        """Append frames that were proved."""
-        self.entries.extend(entries)
-        self._append(b"".join(frame.data for frame in frames))
-
-    def finish(self, domain_id: int) -> bytes:
-        """Append the index and make the pack durable; give its name."""
-        writer = self._append(render_pack_end(self.entries))
-        name = self._hasher.digest()
-        writer.commit(pack_key(domain_id, name))
-        return name
-
-    def abort(self) -> None:
-        """Drop what was written, unless it is durable."""
-        if self._writer is not None:
-            self._writer.abort()
-
-    def _append(self, data: bytes) -> BlobWriter:
-        if self._writer is None:
-            self._writer = self._blobs.create()
-        self._hasher.update(data)
-        self._writer.write(data)
-        self.size_bytes += len(data)
-        return self._writer
 
 
 class _BodyReader:
