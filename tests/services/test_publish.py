@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from icehouse.api.publish import MissingRequest, PathBody, PathsAnswer, PathsRequest
 from icehouse.db.caches import CacheRow, delete_cache, insert_upstream
 from icehouse.db.paths import PathRow, load_paths
-from icehouse.db.schema import external, path
+from icehouse.db.schema import external, path, waiting_path, waiting_reference
 from icehouse.errors import IcehouseError, InvalidFormat, NotFound, OverQuota, TooLarge
 from icehouse.nix.content_address import ContentAddress, IngestionMethod, make_fixed_path, make_text_path
 from icehouse.nix.hashes import HashAlgorithm, NixHash
@@ -275,14 +275,75 @@ async def test_present_path_that_differs_is_refused_and_stays(
     assert await row_of(store, cache, LIB) == before
 
 
-async def test_signatures_that_verify_under_known_keys_are_merged(store: Store, cache: CacheRow) -> None:
+async def test_signatures_are_merged_but_for_those_forged_under_the_name_of_a_known_key(
+    store: Store, cache: CacheRow
+) -> None:
     body = path_body(LIB, LIB_NAR)
     await publish(store, cache, body)
     forged = Signature(UPSTREAM.key_name, bytes(64)).render()
     ours, theirs = KEY.sign(text_of(body)).render(), UPSTREAM.sign(text_of(body)).render()
     unknown = STRANGER.sign(text_of(body)).render()
     await publish(store, cache, msgspec.structs.replace(body, signatures=[forged, unknown, theirs, ours]))
-    assert (await row_of(store, cache, LIB)).signatures == (ours, theirs)
+    assert (await row_of(store, cache, LIB)).signatures == (ours, unknown, theirs)
+
+
+async def wait_or_publish(store: Store, cache: CacheRow, body: PathBody) -> bool:
+    """Publish as stock Nix does, and tell whether the path is visible now."""
+    await store.publisher.publish_or_wait(cache, body, token_id=None)
+    return bool(await visible(store, cache, body.store_path))
+
+
+TOOL = f"{'c' * 32}-tool"
+
+
+async def test_path_that_lacks_references_waits_for_them(store: Store, cache: CacheRow) -> None:
+    tool, app, lib = path_body(TOOL, LIB_NAR, [APP, TOOL]), path_body(APP, APP_NAR, [LIB]), path_body(LIB, LIB_NAR)
+    assert not await wait_or_publish(store, cache, signed(tool, STRANGER))
+    assert not await wait_or_publish(store, cache, app)
+    assert await visible(store, cache, TOOL, APP, LIB) == []
+    await publish(store, cache, lib)
+    assert await visible(store, cache, TOOL, APP, LIB) == [TOOL, APP, LIB]
+    ours, theirs = map(Signature.parse, (await row_of(store, cache, TOOL)).signatures)
+    text = text_of(tool)
+    assert KEY.public_key.verify(text, ours)
+    assert STRANGER.public_key.verify(text, theirs)
+    assert await store.count(waiting_path) == await store.count(waiting_reference) == 0
+    journal = [parse_journal_entry(store.read_blob(key)) for key in store.keys("journal/")]
+    assert sorted(entry.store_path for one in journal for entry in one.paths) == sorted([TOOL, APP, LIB])
+
+
+async def test_path_waits_until_the_last_of_its_references_is_there(store: Store, cache: CacheRow) -> None:
+    assert not await wait_or_publish(store, cache, path_body(TOOL, LIB_NAR, [APP, LIB]))
+    await publish(store, cache, path_body(LIB, LIB_NAR))
+    assert await visible(store, cache, TOOL) == []
+    await publish(store, cache, path_body(APP, APP_NAR, [LIB]))
+    assert await visible(store, cache, TOOL) == [TOOL]
+
+
+async def test_external_reference_completes_a_path_that_waits(store: Store, cache: CacheRow) -> None:
+    assert not await wait_or_publish(store, cache, path_body(APP, APP_NAR, [LIB]))
+    await publish(store, cache, externals=[signed(path_body(LIB, LIB_NAR), UPSTREAM)])
+    assert await visible(store, cache, APP) == [APP]
+
+
+async def test_path_that_waits_in_one_cache_is_not_completed_by_another(store: Store, cache: CacheRow) -> None:
+    other = await store.create_cache("other")
+    assert not await wait_or_publish(store, cache, path_body(APP, APP_NAR, [LIB]))
+    await publish(store, other, path_body(LIB, LIB_NAR))
+    assert await visible(store, cache, APP) == []
+
+
+async def test_path_that_waits_is_replaced_by_a_later_one(store: Store, cache: CacheRow) -> None:
+    assert not await wait_or_publish(store, cache, path_body(APP, APP_NAR, [LIB, TOOL]))
+    assert not await wait_or_publish(store, cache, path_body(APP, APP_NAR, [LIB]))
+    await publish(store, cache, path_body(LIB, LIB_NAR))
+    assert await visible(store, cache, APP) == [APP]
+
+
+async def test_path_whose_nar_is_not_there_does_not_wait(store: Store, cache: CacheRow) -> None:
+    plan = await store.publisher.publish_or_wait(cache, path_body(APP, nar_of(b"?"), [LIB]), token_id=None)
+    assert [reason for _, reason in plan.refused if "NAR is not stored" in reason]
+    assert await store.count(waiting_path) == 0
 
 
 async def test_own_signature_comes_first_and_verifies_over_the_fingerprint(store: Store, cache: CacheRow) -> None:

@@ -1,7 +1,7 @@
 """What may become visible: each direct reference of a published path is there, so by induction its closure is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from icehouse.nix.content_address import ContentAddress
 from icehouse.nix.signing import Signature
@@ -43,7 +43,9 @@ class PublishFacts:
     externals: Mapping[HashPart, StorePath]
     """Those of the references that an upstream has, known before or with evidence in this request."""
     nar_sizes: Mapping[bytes, int]
-    """Those of the batch's NARs that are stored in the cache's domain, by hash."""
+    """Those of the batch's NARs, and of the waiting paths', that are stored in the cache's domain, by hash."""
+    waiting: Mapping[HashPart, PathRecord] = field(default_factory=dict[HashPart, PathRecord])
+    """Paths that wait for one of the batch's, for one that waits for these, and so on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,10 @@ class PublishPlan:
     """These are there with the same NAR and references: their signatures may be added."""
     refused: tuple[tuple[StorePath, str], ...]
     """What is wrong with which path."""
+    may_wait: tuple[PathRecord, ...] = ()
+    """Those of the refused that lack nothing but references."""
+    complete: tuple[PathRecord, ...] = ()
+    """These waited for their references, and have them all with this batch."""
 
 
 def plan_publish(records: Sequence[PathRecord], facts: PublishFacts) -> PublishPlan:
@@ -63,6 +69,7 @@ def plan_publish(records: Sequence[PathRecord], facts: PublishFacts) -> PublishP
     publish: list[PathRecord] = []
     merge: list[PathRecord] = []
     refused: list[tuple[StorePath, str]] = []
+    may_wait: list[PathRecord] = []
     seen: set[HashPart] = set()
     for record in records:
         path = record.store_path
@@ -76,13 +83,39 @@ def plan_publish(records: Sequence[PathRecord], facts: PublishFacts) -> PublishP
             else:
                 refused.append((path, reason))
         else:
-            reasons = _faults(record, facts, batch)
-            if reasons:
-                refused.append((path, "; ".join(reasons)))
+            faults = _find_faults(record, facts, batch)
+            absent = _find_absent(record, facts, batch)
+            if faults or absent:
+                reasons = [
+                    f"its reference {missing.base_name} is neither here, nor in this request, nor external"
+                    for missing in absent
+                ]
+                refused.append((path, "; ".join([*faults, *reasons])))
+                if not faults:
+                    may_wait.append(record)
             else:
                 publish.append(record)
         seen.add(path.hash_part)
-    return PublishPlan(tuple(publish), tuple(merge), tuple(refused))
+    complete = () if refused else _find_complete(facts, batch)
+    return PublishPlan(tuple(publish), tuple(merge), tuple(refused), tuple(may_wait), complete)
+
+
+def _find_complete(facts: PublishFacts, batch: Mapping[HashPart, StorePath]) -> tuple[PathRecord, ...]:
+    left = {hash_part: record for hash_part, record in facts.waiting.items() if hash_part not in batch}
+    there = dict(batch)
+    complete: list[PathRecord] = []
+    while True:
+        ready = [
+            record
+            for record in left.values()
+            if not _find_faults(record, facts, there) and not _find_absent(record, facts, there)
+        ]
+        if not ready:
+            return tuple(complete)
+        for record in ready:
+            hash_part = record.store_path.hash_part
+            there[hash_part] = left.pop(hash_part).store_path
+        complete.extend(ready)
 
 
 def _conflict(record: PathRecord, present: VisiblePath) -> str | None:
@@ -95,7 +128,7 @@ def _conflict(record: PathRecord, present: VisiblePath) -> str | None:
     return None
 
 
-def _faults(record: PathRecord, facts: PublishFacts, batch: Mapping[HashPart, StorePath]) -> list[str]:
+def _find_faults(record: PathRecord, facts: PublishFacts, batch: Mapping[HashPart, StorePath]) -> list[str]:
     reasons: list[str] = []
     size = facts.nar_sizes.get(record.nar_hash)
     if size is None:
@@ -103,14 +136,25 @@ def _faults(record: PathRecord, facts: PublishFacts, batch: Mapping[HashPart, St
     elif size != record.nar_size:
         reasons.append(f"its NAR has {size} bytes, not {record.nar_size}")
     for reference in record.references:
-        hash_part = reference.hash_part
-        visible = facts.visible.get(hash_part)
-        there = visible.store_path if visible is not None else batch.get(hash_part) or facts.externals.get(hash_part)
-        if there is None:
-            reasons.append(f"its reference {reference.base_name} is neither here, nor in this request, nor external")
-        elif there != reference:
+        there = _find_there(reference, facts, batch)
+        if there is not None and there != reference:
             reasons.append(f"its reference {reference.base_name} is here under the name {there.name}")
     return reasons
+
+
+def _find_absent(record: PathRecord, facts: PublishFacts, batch: Mapping[HashPart, StorePath]) -> list[StorePath]:
+    return [
+        reference
+        for reference in record.references
+        if reference != record.store_path and _find_there(reference, facts, batch) is None
+    ]
+
+
+def _find_there(reference: StorePath, facts: PublishFacts, batch: Mapping[HashPart, StorePath]) -> StorePath | None:
+    visible = facts.visible.get(reference.hash_part)
+    if visible is not None:
+        return visible.store_path
+    return batch.get(reference.hash_part) or facts.externals.get(reference.hash_part)
 
 
 def merge_signatures(present: Sequence[Signature], offered: Sequence[Signature]) -> tuple[Signature, ...]:

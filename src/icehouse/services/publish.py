@@ -25,6 +25,7 @@ from icehouse.db.paths import (
     render_references,
     set_signatures,
 )
+from icehouse.db.waiting import WaitingRow, delete_waiting, load_waiting_for, put_waiting
 from icehouse.errors import Conflict, InvalidFormat, TooLarge
 from icehouse.nix import nix32
 from icehouse.nix.content_address import ContentAddress, IngestionMethod, fits
@@ -85,6 +86,19 @@ class _Loaded:
     nars: Mapping[bytes, NarRow]
     new_externals: Sequence[tuple[ExternalRow, str]]
     """Those of the batch that the cache does not have yet, with the URL of the upstream."""
+    waiting: Mapping[HashPart, WaitingRow]
+
+
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """What one transaction does, if the database still leads to the plan."""
+
+    plan: PublishPlan
+    rows: Sequence[PathRow]
+    externals: Sequence[tuple[ExternalRow, str]]
+    merges: Mapping[HashPart, Sequence[Signature]]
+    now: int
+    token_id: int | None
 
 
 class Publisher:
@@ -117,6 +131,7 @@ class Publisher:
         """Make paths visible together, or none of them. Repeating it changes nothing.
 
         The order: decide, sign, write the journal, and then one transaction that decides again and shows the paths.
+        Paths that waited for these become visible with them.
 
         Raises:
             InvalidFormat: a field is broken, or a CA does not fit its path.
@@ -127,15 +142,36 @@ class Publisher:
         if len(request.paths) > MAX_PATHS or len(request.externals) > MAX_PATHS:
             raise TooLarge(f"{len(request.paths)} paths and {len(request.externals)} externals; {MAX_PATHS} each fit")
         upstreams = await self._database.read(partial(list_upstreams, cache_id=cache.id))
-        keys = await self._keys.secret_keys(cache.id)
         batch = await self._workers.run(partial(_parse_batch, request, cache, upstreams))
+        plan = await self._carry_out(cache, batch, upstreams, token_id=token_id, is_patient=False)
+        return _refusal(plan) if plan.refused else _success(plan)
+
+    async def publish_or_wait(self, cache: CacheRow, path: PathBody, *, token_id: int | None) -> PublishPlan:
+        """Make one path visible; if it lacks nothing but references, keep it until these are visible.
+
+        The errors are those of `publish_paths`.
+        """
+        upstreams = await self._database.read(partial(list_upstreams, cache_id=cache.id))
+        batch = await self._workers.run(partial(_parse_batch, PathsRequest([path], []), cache, upstreams))
+        return await self._carry_out(cache, batch, upstreams, token_id=token_id, is_patient=True)
+
+    async def _carry_out(
+        self,
+        cache: CacheRow,
+        batch: _Batch,
+        upstreams: Sequence[UpstreamRow],
+        *,
+        token_id: int | None,
+        is_patient: bool,
+    ) -> PublishPlan:
+        keys = await self._keys.secret_keys(cache.id)
         own_keys = [key.public_key for key in keys]
         known_keys = [*own_keys, *(key for upstream in upstreams for key in upstream.public_keys)]
         for _ in range(2):
             loaded = await self._database.read(partial(_load, cache=cache, batch=batch))
             plan = plan_publish(batch.records, loaded.facts)
-            if plan.refused:
-                return _refusal(plan)
+            if plan.refused and not (is_patient and plan.may_wait == batch.records):
+                return plan
             now = self._clock()
             rows = await self._workers.run(
                 partial(_make_rows, cache, plan, loaded, keys, known_keys, now=now, token_id=token_id)
@@ -144,22 +180,9 @@ class Publisher:
             journal_key = None
             if rows or loaded.new_externals:
                 journal_key = await self._write_journal(cache, rows, loaded.new_externals, now=now, token_id=token_id)
-            act = partial(
-                _publish,
-                cache=cache,
-                batch=batch,
-                plan=plan,
-                rows=rows,
-                externals=loaded.new_externals,
-                merges=merges,
-                now=now,
-            )
-            if await self._database.write(act):
-                return PathsAnswer(
-                    published=[record.store_path.base_name for record in plan.publish],
-                    merged=[record.store_path.base_name for record in plan.merge],
-                    refused=[],
-                )
+            changes = _Changes(plan, rows, loaded.new_externals, merges, now, token_id)
+            if await self._database.write(partial(_publish, cache=cache, batch=batch, changes=changes)):
+                return plan
             if journal_key is not None:  # It tells of what did not happen.
                 await self._workers.run_always(partial(self._blobs.delete, journal_key))
         raise Conflict("another request changed these paths at the same time; repeat yours")
@@ -263,7 +286,10 @@ def _find_evidence(
 def _load(connection: Connection, cache: CacheRow, batch: _Batch) -> _Loaded:
     """What the decision needs, as the database has it now."""
     named = {record.store_path.hash_part for record in batch.records}
-    wanted = named | {reference.hash_part for record in batch.records for reference in record.references}
+    offered = {row.store_path.hash_part: (row, url) for row, url in batch.externals}
+    waiting = load_waiting_for(connection, cache.id, named | offered.keys())
+    records = [*batch.records, *(row.record for row in waiting.values())]
+    wanted = named | {reference.hash_part for record in records for reference in record.references}
     paths = load_paths(connection, cache.id, named)
     visible = {
         hash_part: VisiblePath(row.store_path, row.nar_hash, row.references)
@@ -273,14 +299,14 @@ def _load(connection: Connection, cache: CacheRow, batch: _Batch) -> _Loaded:
     # Of a reference only the name is looked at. To load and parse its whole row takes ten times as long.
     for hash_part, store_path in find_names(connection, cache.id, wanted - named).items():
         visible[hash_part] = VisiblePath(store_path, b"", ())
-    offered = {row.store_path.hash_part: (row, url) for row, url in batch.externals}
     known = load_externals(connection, cache.id, wanted | offered.keys())
     new_externals = [external for hash_part, external in offered.items() if hash_part not in known]
     externals = {hash_part: row.store_path for hash_part, row in known.items()}
     externals |= {row.store_path.hash_part: row.store_path for row, _ in new_externals}
-    nars = find_nars(connection, cache.domain_id, {record.nar_hash for record in batch.records})
+    nars = find_nars(connection, cache.domain_id, {record.nar_hash for record in records})
     sizes = {nar_hash: row.nar_size for nar_hash, row in nars.items()}
-    return _Loaded(PublishFacts(visible, externals, sizes), paths, nars, new_externals)
+    facts = PublishFacts(visible, externals, sizes, {hash_part: row.record for hash_part, row in waiting.items()})
+    return _Loaded(facts, paths, nars, new_externals, waiting)
 
 
 def _make_rows(
@@ -295,7 +321,8 @@ def _make_rows(
 ) -> list[PathRow]:
     """The rows of what is published, signed."""
     rows: list[PathRow] = []
-    for record in plan.publish:
+    waited = [(record, loaded.waiting[record.store_path.hash_part].published_by) for record in plan.complete]
+    for record, publisher in [*((record, token_id) for record in plan.publish), *waited]:
         text = fingerprint(record, cache.store_dir)
         ours = [key.sign(text) for key in keys]
         theirs = [signature for signature in record.signatures if _is_credible(signature, text, known_keys)]
@@ -315,7 +342,7 @@ def _make_rows(
                 signatures=tuple(signature.render() for signature in merge_signatures(ours, theirs)),
                 created_at=now,
                 hidden_at=None,
-                published_by=token_id,
+                published_by=publisher,
             )
         )
     return rows
@@ -327,26 +354,20 @@ def _is_credible(signature: Signature, text: bytes, known_keys: Sequence[PublicK
     return not same_name or any(key.verify(text, signature) for key in same_name)
 
 
-def _publish(
-    connection: Connection,
-    cache: CacheRow,
-    batch: _Batch,
-    plan: PublishPlan,
-    rows: Sequence[PathRow],
-    externals: Sequence[tuple[ExternalRow, str]],
-    merges: Mapping[HashPart, Sequence[Signature]],
-    now: int,
-) -> bool:
+def _publish(connection: Connection, cache: CacheRow, batch: _Batch, changes: _Changes) -> bool:
     """The transaction. False, and nothing changed, if the database does not lead to the same plan any more."""
     get_cache(connection, cache.name)
     loaded = _load(connection, cache, batch)
-    if plan_publish(batch.records, loaded.facts) != plan or loaded.new_externals != externals:
+    if plan_publish(batch.records, loaded.facts) != changes.plan or loaded.new_externals != changes.externals:
         return False
-    for row, _ in externals:
-        add_external(connection, cache.id, row, now=now)
-    put_paths(connection, cache.id, [_with_present_file(row, loaded.nars[row.nar_hash]) for row in rows])
-    for hash_part, signatures in merges.items():
+    for row, _ in changes.externals:
+        add_external(connection, cache.id, row, now=changes.now)
+    put_paths(connection, cache.id, [_with_present_file(row, loaded.nars[row.nar_hash]) for row in changes.rows])
+    delete_waiting(connection, cache.id, [row.store_path.hash_part for row in changes.rows])
+    for hash_part, signatures in changes.merges.items():
         _merge(connection, loaded.paths[hash_part], signatures)
+    for record in changes.plan.may_wait:
+        put_waiting(connection, cache.id, record, now=changes.now, published_by=changes.token_id)
     return True
 
 
@@ -358,24 +379,32 @@ def _with_present_file(row: PathRow, nar: NarRow) -> tuple[int, PathRow]:
 def _find_merges(
     cache: CacheRow, plan: PublishPlan, loaded: _Loaded, known_keys: Sequence[PublicKey]
 ) -> dict[HashPart, tuple[Signature, ...]]:
-    """Signatures by keys that the cache knows, on paths that are there. Verifying takes too long for a transaction.
+    """Credible signatures on paths that are there. Verifying takes too long for a transaction.
 
     They are checked against what is there, not against what the request says of it.
     """
     merges: dict[HashPart, tuple[Signature, ...]] = {}
     for record in plan.merge:
         text = fingerprint(loaded.paths[record.store_path.hash_part], cache.store_dir)
-        known = tuple(sig for sig in record.signatures if any(key.verify(text, sig) for key in known_keys))
-        if known:
-            merges[record.store_path.hash_part] = known
+        credible = tuple(sig for sig in record.signatures if _is_credible(sig, text, known_keys))
+        if credible:
+            merges[record.store_path.hash_part] = credible
     return merges
 
 
-def _merge(connection: Connection, row: PathRow, known: Sequence[Signature]) -> None:
-    merged = merge_signatures([Signature.parse(signature) for signature in row.signatures], known)
+def _merge(connection: Connection, row: PathRow, offered: Sequence[Signature]) -> None:
+    merged = merge_signatures([Signature.parse(signature) for signature in row.signatures], offered)
     signatures = [signature.render() for signature in merged]
     if signatures != list(row.signatures):
         set_signatures(connection, row.id, signatures)
+
+
+def _success(plan: PublishPlan) -> PathsAnswer:
+    return PathsAnswer(
+        published=[record.store_path.base_name for record in plan.publish],
+        merged=[record.store_path.base_name for record in plan.merge],
+        refused=[],
+    )
 
 
 def _refusal(plan: PublishPlan) -> PathsAnswer:
