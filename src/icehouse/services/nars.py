@@ -148,6 +148,23 @@ class NarRegistry:
             ]
         )
 
+    async def register_one(self, cache: CacheRow, nar: NarBody) -> NarResult:
+        """As `register_nars` for one NAR, and wait for its end however long it is.
+
+        Raises:
+            InvalidFormat: its hash or its recipe is broken.
+            TooLarge: the NAR or its recipe is too large.
+        """
+        (parsed,) = await self._workers.run(partial(self._parse, NarsRequest([nar])))
+        (order,) = await self._database.read(
+            partial(_load_orders, domain_id=cache.domain_id, parsed=[parsed], is_verification=False)
+        )
+        task = self._begin(order)
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise Unavailable("the server stops")
+        return task.result()
+
     async def get_nar(self, cache: CacheRow, nar_hash: bytes) -> NarResult:
         """What became of a NAR that was pending, or whether the domain has it.
 
