@@ -20,6 +20,10 @@ help: ## list the targets
 system: ## install the Debian packages that the real tests use, where missing
 	@scripts/system-packages
 
+.PHONY: clients
+clients: ## unpack newer Nix, as further clients of the tests, where missing
+	@python3 scripts/nix_clients.py
+
 .PHONY: demo
 demo: .venv system ## the main job in a minute: serve, push, pull with real Nix, push a rebuild
 	@.venv/bin/python scripts/demo.py
@@ -41,11 +45,11 @@ format: .venv ## mend style where a program can
 	.venv/bin/ruff format
 
 .PHONY: test
-test: .venv system lint ## everything that a change must pass
+test: .venv system clients lint ## everything that a change must pass
 	.venv/bin/pytest -m 'not long'
 
 .PHONY: test-long
-test-long: .venv system ## the campaigns: long fuzzing, scale, tables of faults
+test-long: .venv system clients ## the campaigns: long fuzzing, scale, tables of faults
 	HYPOTHESIS_PROFILE=long .venv/bin/pytest -m long
 
 .PHONY: bench

@@ -14,8 +14,33 @@ from typing import Any, cast
 import pytest
 
 from tests.client.private_nix import CONFIGURATION, PrivateNix, store_settings
+from tests.end_to_end.nix_clients import LINES, SYSTEM_LINE, ClientTable, NixClient
 
 START_SECONDS = 30
+
+TABLE = pytest.StashKey[ClientTable]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "column(name): the column of the table of Nix clients that this test fills")
+    config.stash[TABLE] = ClientTable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    marker = item.get_closest_marker("column")
+    if marker is not None and isinstance(item, pytest.Function):
+        item.config.stash[TABLE].note(str(item.callspec.params["line"]), marker.args[0], report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    table = config.stash[TABLE]
+    if table.cells:
+        terminalreporter.section("stock Nix as a client")
+        for line in table.render():
+            terminalreporter.line(line)
 
 
 @dataclass
@@ -152,3 +177,73 @@ def admin(server: ServerProcess, make_user: Callable[[str], User]) -> User:
 def builder(admin: User, tmp_path: Path) -> PrivateNix:
     """The Nix of the administrator, who builds what is pushed."""
     return PrivateNix(tmp_path / "root", admin.environment)
+
+
+CLOSURE = """
+let
+  make = name: script: derivation {
+    inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; PATH = "/usr/bin:/bin";
+  };
+in rec {
+  large = make "large" "head -c 4000000 /dev/urandom > $out";
+  base = make "base" ''
+    mkdir -p $out/dir/empty && cd $out
+    echo '#!/bin/sh' > run && chmod +x run
+    : > empty-file; echo text > 'h\u00f6her \u96ea'; ln -s dir/empty link; ln -s /nowhere dangling
+    echo $out > self
+  '';
+  top = make "top" "mkdir -p $out/share; echo ${base} ${large} $out > $out/share/top; echo text > $out/share/text";
+}
+"""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A public cache with a closure that our command line pushed, for any number of tests that only read."""
+
+    server: ServerProcess
+    url: str
+    key: str
+    other_key: str
+    """Of another cache."""
+    pusher: NixClient
+    top: str
+    """A path that refers to itself and to the others."""
+    large: str
+    """A path whose NAR of 4 MB cannot be compressed."""
+
+    @property
+    def closure(self) -> list[str]:
+        return self.pusher.closure_of(self.top)
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Generator[Published]:
+    """A server of its own with a closure that was pushed once."""
+    folder = tmp_path_factory.mktemp("published")
+    pusher = NixClient.make(SYSTEM_LINE, folder / "pusher")
+    server = ServerProcess(folder / "data", folder / "server.log")
+    server.start()
+    try:
+        admin = User(pusher.home, pusher.environment)
+        admin.icehouse("login", server.url, "--token-file", str(server.data_dir / "admin-token"))
+        options = ("--public", "--store-dir", pusher.environment["NIX_STORE_DIR"], "--json")
+        views = [admin.icehouse("cache", "create", name, *options).json for name in ("pub", "other")]
+        top = pusher.build(CLOSURE, "top")
+        admin.icehouse("push", "pub", "--store", str(pusher.root), top)
+        key, other_key = (view["public_keys"][0] for view in views)
+        yield Published(server, views[0]["url"], key, other_key, pusher, top, pusher.build(CLOSURE, "large"))
+    finally:
+        server.stop()
+
+
+@pytest.fixture(params=LINES)
+def line(request: pytest.FixtureRequest) -> str:
+    """Each line of versions in turn."""
+    return cast("str", request.param)
+
+
+@pytest.fixture
+def reader(line: str, published: Published, tmp_path: Path) -> NixClient:
+    """A client of each version with an empty store, for the published closure."""
+    return NixClient.make(line, tmp_path / "reader", published.pusher.environment["NIX_STORE_DIR"])
