@@ -139,6 +139,32 @@ def test_a_nar_fed_byte_by_byte_tells_the_same() -> None:
     assert rebuild(read(nar[at : at + 1] for at in range(len(nar))), nar) == TREE
 
 
+@given(trees, st.data())
+def test_contents_that_are_skipped_change_nothing_else(tree: Node, data: st.DataObject) -> None:
+    nar = b"".join(write_nar(tree))
+    expected = [event for event in read([nar]) if not isinstance(event, RegularData)]
+    reader = NarReader()
+    events: list[NarEvent] = []
+    position = 0
+    while position < len(nar):
+        skipped = data.draw(st.integers(0, reader.bytes_to_skip))
+        reader.skip(skipped)
+        position += skipped
+        end = min(len(nar), position + data.draw(st.integers(1, 200)))
+        events += reader.feed(nar[position:end])
+        position = end
+    reader.finish()
+    assert [event for event in events if not isinstance(event, RegularData)] == expected
+    assert reader.fed_bytes == len(nar)
+
+
+def test_nothing_but_contents_can_be_skipped() -> None:
+    reader = NarReader()
+    reader.feed(NAR_MAGIC + regular_head(10, executable=False) + bytes(4))
+    with pytest.raises(ValueError, match="7 bytes to skip: expected 0 to 6"):
+        reader.skip(7)
+
+
 def test_memoryviews_are_read_like_bytes() -> None:
     nar = b"".join(write_nar(TREE))
     reader = NarReader()

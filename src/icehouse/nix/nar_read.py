@@ -91,7 +91,7 @@ _read_u64: Final = U64.unpack_from
 
 
 class NarReader:
-    """Reads one NAR. Feed it all bytes in order, then call `finish`; after an error it is of no more use.
+    """Reads one NAR. Feed it all bytes in order, or skip contents; then call `finish`. An error makes it useless.
 
     It keeps the names on the way to the present node and less than 5 KiB of unfinished framing, whatever it is fed;
     contents are handed on as they come and never kept. Not for several threads at once.
@@ -155,6 +155,22 @@ class NarReader:
         self._pending = buffer[position:]
         self._pending_offset += position
         return events
+
+    @property
+    def bytes_to_skip(self) -> int:
+        """How many of the next bytes are contents of the present file, which nobody needs to feed."""
+        return self._left
+
+    def skip(self, size: int) -> None:
+        """Read on as if the next *size* bytes, at most `bytes_to_skip`, had been fed. They are not handed on."""
+        if not 0 <= size <= self._left:
+            raise ValueError(f"{size} bytes to skip: expected 0 to {self._left}, the rest of the file")
+        if size:
+            self._fed_bytes += size
+            self._pending_offset += size
+            self._left -= size
+            if not self._left:
+                self._step = self._read_contents_tail
 
     def finish(self) -> None:
         """Say that all bytes were fed.

@@ -1,8 +1,9 @@
-"""Opening stored NARs, to serve them."""
+"""Opening stored NARs, to serve or to read them."""
 
 import sqlite3
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from sqlalchemy import Connection
 
@@ -13,7 +14,12 @@ from icehouse.nix.hashes import render_sha256
 from icehouse.rules.chunks import max_chunks
 from icehouse.rules.recipes import Recipe, parse_recipe
 from icehouse.storage.blobs import BlobStore
-from icehouse.storage.nars import NarFile
+from icehouse.storage.nar_contents import NarContents
+from icehouse.storage.nars import NarFile, StoredChunk
+
+T = TypeVar("T")
+LayOut = Callable[[BlobStore, int, Recipe, Mapping[int, StoredChunk]], T]
+"""`NarFile` or `NarContents`."""
 
 _SHORT_RECIPE_BYTES: Final = 1024
 _FEW_CHUNKS: Final = 64
@@ -37,23 +43,30 @@ class NarFiles:
             NotFound: there is no such NAR.
             Corrupt: its rows disagree.
         """
+        return await self._open(nar_id, NarFile)
+
+    async def open_contents(self, nar_id: int) -> NarContents:
+        """The raw bytes of a NAR. Takes as long as `open_nar`, and has the same errors."""
+        return await self._open(nar_id, NarContents)
+
+    async def _open(self, nar_id: int, lay_out: LayOut[T]) -> T:
         with database_errors(self._database.path):
             row = _get_recipe_row(self._reader, nar_id)
             if len(row.body) <= _SHORT_RECIPE_BYTES:
                 recipe = _parse(row)
                 if recipe.chunk_count <= _FEW_CHUNKS:
-                    return self._lay_out(self._reader, row, recipe)
-        return await self._database.read(partial(self._open_long, nar_id=nar_id))
+                    return self._lay_out(self._reader, row, recipe, lay_out)
+        return await self._database.read(partial(self._open_long, nar_id=nar_id, lay_out=lay_out))
 
-    def _open_long(self, connection: Connection, nar_id: int) -> NarFile:
+    def _open_long(self, connection: Connection, nar_id: int, lay_out: LayOut[T]) -> T:
         plain = cast("sqlite3.Connection", connection.connection.driver_connection)
         row = _get_recipe_row(plain, nar_id)
-        return self._lay_out(plain, row, _parse(row))
+        return self._lay_out(plain, row, _parse(row), lay_out)
 
-    def _lay_out(self, connection: sqlite3.Connection, row: RecipeRow, recipe: Recipe) -> NarFile:
+    def _lay_out(self, connection: sqlite3.Connection, row: RecipeRow, recipe: Recipe, lay_out: LayOut[T]) -> T:
         chunks = load_served_chunks(connection, row.domain_id, recipe.runs)
         try:
-            return NarFile(self._blobs, row.domain_id, recipe, chunks)
+            return lay_out(self._blobs, row.domain_id, recipe, chunks)
         except KeyError as exc:
             raise Corrupt(f"NAR {render_sha256(row.nar_hash)} names chunk {exc}, which is not there") from exc
 
