@@ -1,19 +1,23 @@
 """Build logs: what is stored, what a broken or a second upload leaves, and what comes back."""
 
 import asyncio
+import bz2
+import gzip
+import lzma
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from backports.zstd import decompress
+from backports.zstd import compress, decompress
 from blake3 import blake3
 
 from icehouse.db.caches import CacheRow, delete_cache
 from icehouse.db.schema import build_log
-from icehouse.errors import Corrupt, InvalidFormat, NotFound
+from icehouse.errors import Corrupt, InvalidFormat, NotFound, TooLarge
+from icehouse.nix.compression import Compression
 from icehouse.nix.derivations import parse_derivation
-from icehouse.services.logs import Logs, TextLog, ZstdLog
+from icehouse.services.logs import MAX_LOG_BYTES, Logs, TextLog, ZstdLog
 from icehouse.storage.blobs import BlobKey
 from tests.services.publishing import NOW, Store, in_pieces
 
@@ -140,6 +144,41 @@ async def test_logs_go_with_their_cache(logs: Logs, store: Store, cache: CacheRo
     await put(logs, cache, TEXT)
     await store.database.write(lambda connection: delete_cache(connection, cache.id))
     assert await store.count(build_log) == 0
+
+
+COMPRESSED = {
+    Compression.GZIP: gzip.compress(TEXT),
+    Compression.BZIP2: bz2.compress(TEXT),
+    Compression.XZ: lzma.compress(TEXT),
+    Compression.ZSTD: compress(TEXT),
+}
+
+
+@pytest.mark.parametrize("compression", COMPRESSED)
+async def test_a_log_may_come_compressed(logs: Logs, store: Store, cache: CacheRow, compression: Compression) -> None:
+    await put(logs, cache, TEXT)
+    before = store.keys()
+    body = in_pieces(COMPRESSED[compression], 50_000)
+    await logs.receive_log(cache, DERIVATION, body, compression=compression, token_id=None)
+    assert store.keys() == before
+    assert await read((await logs.open_log(cache, DERIVATION)).as_text()) == TEXT
+
+
+@pytest.mark.parametrize("compression", COMPRESSED)
+async def test_a_compressed_log_that_is_cut_leaves_nothing(
+    logs: Logs, store: Store, cache: CacheRow, compression: Compression
+) -> None:
+    body = in_pieces(COMPRESSED[compression][:-20])
+    with pytest.raises(InvalidFormat):
+        await logs.receive_log(cache, DERIVATION, body, compression=compression, token_id=None)
+    assert store.keys() == []
+
+
+async def test_a_compressed_log_that_is_too_long_leaves_nothing(logs: Logs, store: Store, cache: CacheRow) -> None:
+    body = in_pieces(compress(bytes(MAX_LOG_BYTES + 1)))
+    with pytest.raises(TooLarge):
+        await logs.receive_log(cache, DERIVATION, body, compression=Compression.ZSTD, token_id=None)
+    assert store.keys() == []
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "other"])

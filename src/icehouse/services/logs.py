@@ -16,6 +16,8 @@ from icehouse.db.caches import CacheRow, get_cache
 from icehouse.db.engine import Database
 from icehouse.db.logs import LogRow, find_log, put_log
 from icehouse.errors import Corrupt, NotFound
+from icehouse.nix.compression import Compression
+from icehouse.nix.decompress import Decompressor
 from icehouse.nix.store_paths import StorePath
 from icehouse.services.workers import Workers
 from icehouse.storage.blobs import BlobKey, BlobStore, BlobWriter
@@ -24,7 +26,7 @@ MAX_LOG_BYTES: Final = 256 * 1024 * 1024
 """Of the text of one log."""
 
 _UPLOADS_AT_ONCE: Final = 4  # Each takes some 6 MiB: the compressor, and a batch in several copies.
-_BATCH_BYTES: Final = 1024 * 1024  # of text, that one thread compresses at a time
+_BATCH_BYTES: Final = 1024 * 1024  # of the body, that one thread takes at a time
 _BLOCK_BYTES: Final = 1024 * 1024  # of one piece of an answer
 _READ_BYTES: Final = 128 * 1024  # of the object, that are decoded at a time
 _OPTIONS: Final[dict[int, int]] = {CompressionParameter.compression_level: 3, CompressionParameter.checksum_flag: 1}
@@ -49,22 +51,30 @@ class Logs:
         self._slots = asyncio.Semaphore(_UPLOADS_AT_ONCE)
 
     async def receive_log(
-        self, cache: CacheRow, derivation: StorePath, text: AsyncIterator[bytes], *, token_id: int | None
+        self,
+        cache: CacheRow,
+        derivation: StorePath,
+        body: AsyncIterator[bytes],
+        *,
+        compression: Compression = Compression.NONE,
+        token_id: int | None,
     ) -> None:
         """Keep the log of a derivation, in place of an earlier one. Repeating it changes nothing.
 
-        Whatever *text* raises passes, and leaves nothing; it bounds the size. The object that is replaced becomes a
-        stray, since other caches of the domain may have the same log.
+        *body* is the text, compressed as said. Whatever it raises passes, and leaves nothing. The object that is
+        replaced becomes a stray, since other caches of the domain may have the same log.
 
         Raises:
+            TooLarge: the text has more than `MAX_LOG_BYTES`.
+            InvalidFormat: the body cannot be decoded.
             OverQuota: the disk is full.
             NotFound: the cache was deleted meanwhile.
         """
         async with self._slots:
-            upload = _Upload(self._blobs)
+            upload = _Upload(self._blobs, compression)
             try:
                 batch = bytearray()
-                async for piece in text:
+                async for piece in body:
                     batch += piece
                     if len(batch) >= _BATCH_BYTES:
                         await self._workers.run(partial(upload.append, bytes(batch)))
@@ -172,22 +182,25 @@ class TextLog:
 class _Upload:
     """The object in the making. Its methods run in worker threads, one at a time."""
 
-    def __init__(self, blobs: BlobStore) -> None:
+    def __init__(self, blobs: BlobStore, compression: Compression) -> None:
         self._blobs = blobs
+        self._decompressor = Decompressor(compression, max_bytes=MAX_LOG_BYTES)
         self._writer: BlobWriter | None = None
         self._compressor = ZstdCompressor(options=_OPTIONS)
         self._hasher = blake3()
         self._log_bytes = 0
         self._stored_bytes = 0
 
-    def append(self, text: bytes) -> None:
-        """Compress and write more of the text."""
-        self._log_bytes += len(text)
-        self._write(self._compressor.compress(text))
+    def append(self, body: bytes) -> None:
+        """Decode, compress and write more of the body."""
+        for text in self._decompressor.feed(body):
+            self._log_bytes += len(text)
+            self._write(self._compressor.compress(text))
 
-    def finish(self, text: bytes, domain_id: int) -> LogRow:
+    def finish(self, body: bytes, domain_id: int) -> LogRow:
         """Write the rest and make the object durable; give its row."""
-        self.append(text)
+        self.append(body)
+        self._decompressor.finish()
         writer = self._write(self._compressor.flush())
         name = self._hasher.digest()
         writer.commit(log_key(domain_id, name))
