@@ -41,9 +41,12 @@ from icehouse.rules.packs import PACK_BYTES
 from icehouse.rules.recipes import MAX_RECIPE_BYTES
 from icehouse.services.access import Access, HotAccess
 from icehouse.services.access_times import AccessTimes
+from icehouse.services.aliases import Aliases
 from icehouse.services.caches import Caches
 from icehouse.services.flushing import flush_regularly
 from icehouse.services.nar_files import NarFiles
+from icehouse.services.nar_uploads import NarUploads
+from icehouse.services.narinfo_uploads import NarinfoUploads
 from icehouse.services.nars import MAX_NARS, NarRegistry
 from icehouse.services.packs import MAX_IDENTITIES, PackReceiver
 from icehouse.services.publish import MAX_HASH_PARTS, MAX_PATHS, Publisher
@@ -139,7 +142,18 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
         recent = RecentChunks()
         nars = NarRegistry(database, blobs, workers, recent, clock, max_nar_bytes=settings.max_nar_bytes)
         stack.push_async_callback(nars.close)
+        nar_files = NarFiles(database, reader, blobs)
         sealer = Sealer(folder.secret.read_bytes())
+        publisher = Publisher(database, blobs, workers, Signer(database, sealer), clock)
+        nar_uploads = NarUploads(
+            database,
+            blobs,
+            workers,
+            nars,
+            clock,
+            zstd_level=settings.zstd_level,
+            max_nar_bytes=settings.max_nar_bytes,
+        )
         parts = ServerParts(
             database=database,
             access=access,
@@ -147,7 +161,10 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             tokens=Tokens(database, clock=clock, draw=secrets.token_bytes),
             packs=PackReceiver(database, blobs, workers, recent, clock),
             nars=nars,
-            publisher=Publisher(database, blobs, workers, Signer(database, sealer), clock),
+            publisher=publisher,
+            nar_uploads=nar_uploads,
+            narinfo_uploads=NarinfoUploads(database, publisher),
+            aliases=Aliases(database, nar_files),
             counters=counters,
             parameters=make_parameters(settings),
             trusted_proxies=settings.trusted_proxies,
@@ -155,7 +172,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
         hot = HotParts(
             queries=ServingQueries(reader),
             check_pull=HotAccess(access, reader, folder.database, clock=clock).check_pull,
-            nars=NarFiles(database, reader, blobs),
+            nars=nar_files,
             note_use=access_times.note,
             clock=clock,
             counters=counters,

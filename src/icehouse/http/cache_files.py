@@ -20,6 +20,8 @@ from icehouse.http.errors import make_problem
 from icehouse.http.files import PRIVATE, PUBLIC_HOUR, VARY
 from icehouse.http.parts import ServerParts
 from icehouse.http.streaming import ClientLeft, receive_pieces
+from icehouse.nix.compression import Compression, parse_compression
+from icehouse.nix.decompress import Decompressor
 from icehouse.rules.access import Permission
 from icehouse.services.access import Entry
 
@@ -68,6 +70,27 @@ class FileRequest:
         size = None if announced is None else int(announced)
         return receive_pieces(self.receive, announced=size, max_bytes=max_bytes)
 
+    async def decoded_pieces(self, *, max_bytes: int) -> AsyncIterator[bytes]:
+        """The pieces of the body as they were before Content-Encoding, which Nix names as it names compressions.
+
+        Raises:
+            Unsupported: the encoding is not read here.
+            TooLarge: the body has more than *max_bytes*, encoded or decoded.
+            InvalidFormat: it cannot be decoded, or broke off.
+        """
+        encoding = find_header(self.scope, b"content-encoding") or b"identity"
+        name = encoding.decode("latin-1").strip().lower()
+        compression = Compression.NONE if name == "identity" else parse_compression(name)
+        decompressor = Decompressor(compression, max_bytes=max_bytes)
+        async for piece in self.pieces(max_bytes=max_bytes):
+            for decoded in decompressor.feed(piece):
+                yield decoded
+        decompressor.finish()
+
+    async def read_body(self, *, max_bytes: int) -> bytes:
+        """The whole decoded body, which is small. The errors are those of `decoded_pieces`."""
+        return b"".join([piece async for piece in self.decoded_pieces(max_bytes=max_bytes)])
+
     async def answer(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         """Send a whole small answer."""
         await answer(self.send, status, headers, body, is_head=self.is_head)
@@ -93,8 +116,8 @@ class FileRoute:
     """The route's name in counters and in the guide."""
     pattern: re.Pattern[bytes]
     """Of the raw path below the cache's name and the slash after it; its groups become `FileRequest.names`."""
-    get: Handler
-    """Answers GET and HEAD."""
+    get: Handler | None
+    """Answers GET and HEAD; `None`: the hot routes do, before."""
     put: Handler | None = None
 
 
@@ -114,6 +137,9 @@ class CacheFiles:
             return
         route, cache_name, names = found
         scope["path_template"] = route.template
+        if method in {"GET", "HEAD"} and route.get is None:
+            await refuse_unknown_file(scope, receive, send)
+            return
         handler = route.get if method in {"GET", "HEAD"} else route.put if method == "PUT" else None
         if handler is None:
             allowed = b"GET, HEAD" if route.put is None else b"GET, HEAD, PUT"

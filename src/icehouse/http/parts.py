@@ -12,7 +12,10 @@ from icehouse.db.engine import Database
 from icehouse.errors import RateLimited
 from icehouse.http.metrics import ServerCounters
 from icehouse.services.access import Access
+from icehouse.services.aliases import Aliases
 from icehouse.services.caches import Caches
+from icehouse.services.nar_uploads import NarUploads
+from icehouse.services.narinfo_uploads import NarinfoUploads
 from icehouse.services.nars import NarRegistry
 from icehouse.services.packs import PackReceiver
 from icehouse.services.publish import Publisher
@@ -61,6 +64,9 @@ class ServerParts:
     packs: PackReceiver
     nars: NarRegistry
     publisher: Publisher
+    nar_uploads: NarUploads
+    narinfo_uploads: NarinfoUploads
+    aliases: Aliases
     counters: ServerCounters
     parameters: ServerParameters
     trusted_proxies: tuple[str, ...] = ()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Final
 
 from icehouse.errors import InvalidFormat, TooLarge
 from icehouse.http.asgi import Receive, Send
+
+IDLE_SECONDS: Final = 120
+"""How long a body may pause. Whoever sends holds one of few places."""
 
 
 class ClientLeft(Exception):
@@ -46,7 +50,7 @@ async def receive_pieces(receive: Receive, *, announced: int | None, max_bytes: 
 
     Raises:
         TooLarge: more than *max_bytes* were announced or came; what is announced is refused before anything is read.
-        InvalidFormat: the body ended before the announced number of bytes.
+        InvalidFormat: the body ended before the announced number of bytes, or nothing came for `IDLE_SECONDS`.
         ClientLeft: the client left before the end of the body.
     """
     if announced is not None and announced > max_bytes:
@@ -54,7 +58,10 @@ async def receive_pieces(receive: Receive, *, announced: int | None, max_bytes: 
     received = 0
     is_complete = False
     while not is_complete:
-        message = await receive()
+        try:
+            message = await asyncio.wait_for(receive(), IDLE_SECONDS)
+        except TimeoutError as exc:
+            raise InvalidFormat(f"nothing came for {IDLE_SECONDS} seconds after {received} bytes of the body") from exc
         if message["type"] != "http.request":
             raise ClientLeft
         piece = message.get("body", b"")

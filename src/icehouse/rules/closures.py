@@ -59,6 +59,8 @@ class PublishPlan:
     """What is wrong with which path."""
     may_wait: tuple[PathRecord, ...] = ()
     """Those of the refused that lack nothing but references."""
+    absent: tuple[StorePath, ...] = ()
+    """The references that these lack."""
     complete: tuple[PathRecord, ...] = ()
     """These waited for their references, and have them all with this batch."""
 
@@ -70,6 +72,7 @@ def plan_publish(records: Sequence[PathRecord], facts: PublishFacts) -> PublishP
     merge: list[PathRecord] = []
     refused: list[tuple[StorePath, str]] = []
     may_wait: list[PathRecord] = []
+    all_absent: dict[StorePath, None] = {}
     seen: set[HashPart] = set()
     for record in records:
         path = record.store_path
@@ -93,11 +96,12 @@ def plan_publish(records: Sequence[PathRecord], facts: PublishFacts) -> PublishP
                 refused.append((path, "; ".join([*faults, *reasons])))
                 if not faults:
                     may_wait.append(record)
+                    all_absent |= dict.fromkeys(absent)
             else:
                 publish.append(record)
         seen.add(path.hash_part)
     complete = () if refused else _find_complete(facts, batch)
-    return PublishPlan(tuple(publish), tuple(merge), tuple(refused), tuple(may_wait), complete)
+    return PublishPlan(tuple(publish), tuple(merge), tuple(refused), tuple(may_wait), tuple(all_absent), complete)
 
 
 def _find_complete(facts: PublishFacts, batch: Mapping[HashPart, StorePath]) -> tuple[PathRecord, ...]:
