@@ -44,12 +44,14 @@ from icehouse.services.access_times import AccessTimes
 from icehouse.services.aliases import Aliases
 from icehouse.services.caches import Caches
 from icehouse.services.flushing import flush_regularly
+from icehouse.services.logs import Logs
 from icehouse.services.nar_files import NarFiles
 from icehouse.services.nar_uploads import NarUploads
 from icehouse.services.narinfo_uploads import NarinfoUploads
 from icehouse.services.nars import MAX_NARS, NarRegistry
 from icehouse.services.packs import MAX_IDENTITIES, PackReceiver
 from icehouse.services.publish import MAX_HASH_PARTS, MAX_PATHS, Publisher
+from icehouse.services.realisations import Realisations
 from icehouse.services.recent_chunks import RecentChunks
 from icehouse.services.signing import Sealer, Signer
 from icehouse.services.start import DataFolder, open_databases, start
@@ -165,6 +167,8 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             nar_uploads=nar_uploads,
             narinfo_uploads=NarinfoUploads(database, publisher),
             aliases=Aliases(database, nar_files),
+            logs=Logs(database, blobs, workers, clock),
+            realisations=Realisations(database, clock),
             counters=counters,
             parameters=make_parameters(settings),
             trusted_proxies=settings.trusted_proxies,

@@ -16,7 +16,15 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
 from icehouse.errors import IcehouseError
-from icehouse.http import cache_routes, publish_routes, server_routes, token_routes, upload_routes
+from icehouse.http import (
+    cache_routes,
+    log_routes,
+    publish_routes,
+    realisation_routes,
+    server_routes,
+    token_routes,
+    upload_routes,
+)
 from icehouse.http.asgi import Application, Receive, Scope, Send, answer
 from icehouse.http.cache_files import CacheFiles, FileRoute
 from icehouse.http.errors import answer_error
@@ -50,7 +58,11 @@ ROUTES = (
 )
 """Every route of the API."""
 
-FILE_ROUTES: tuple[FileRoute, ...] = (*upload_routes.ROUTES,)
+FILE_ROUTES: tuple[FileRoute, ...] = (
+    *upload_routes.ROUTES,
+    *log_routes.ROUTES,
+    *realisation_routes.ROUTES,
+)
 """Every file of a cache beside those of the hot routes, and all that stock Nix uploads. The first match counts."""
 
 

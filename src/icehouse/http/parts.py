@@ -14,11 +14,13 @@ from icehouse.http.metrics import ServerCounters
 from icehouse.services.access import Access
 from icehouse.services.aliases import Aliases
 from icehouse.services.caches import Caches
+from icehouse.services.logs import Logs
 from icehouse.services.nar_uploads import NarUploads
 from icehouse.services.narinfo_uploads import NarinfoUploads
 from icehouse.services.nars import NarRegistry
 from icehouse.services.packs import PackReceiver
 from icehouse.services.publish import Publisher
+from icehouse.services.realisations import Realisations
 from icehouse.services.tokens import Tokens
 
 MAX_UPLOADS_AT_ONCE: Final = 8
@@ -67,6 +69,8 @@ class ServerParts:
     nar_uploads: NarUploads
     narinfo_uploads: NarinfoUploads
     aliases: Aliases
+    logs: Logs
+    realisations: Realisations
     counters: ServerCounters
     parameters: ServerParameters
     trusted_proxies: tuple[str, ...] = ()

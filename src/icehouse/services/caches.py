@@ -170,7 +170,7 @@ class Caches:
             await asyncio.to_thread(self._delete_objects, cache.domain_id)
 
     def _delete_objects(self, domain_id: int) -> None:
-        for prefix in (f"packs/{domain_id}/", f"journal/{domain_id}/"):
+        for prefix in (f"packs/{domain_id}/", f"journal/{domain_id}/", f"logs/{domain_id}/"):
             for blob in self._blobs.list(prefix):
                 self._blobs.delete(blob.key)
 
