@@ -22,7 +22,7 @@ TABLE = pytest.StashKey[ClientTable]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "column(name): the column of the table of Nix clients that this test fills")
+    config.addinivalue_line("markers", "column(name): of the table of Nix clients; may name parameters, {as_so}")
     config.stash[TABLE] = ClientTable()
 
 
@@ -31,7 +31,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     marker = item.get_closest_marker("column")
     if marker is not None and isinstance(item, pytest.Function):
-        item.config.stash[TABLE].note(str(item.callspec.params["line"]), marker.args[0], report)
+        params = item.callspec.params
+        item.config.stash[TABLE].note(str(params["line"]), marker.args[0].format(**params), report)
     return report
 
 
@@ -192,7 +193,12 @@ in rec {
     : > empty-file; echo text > 'h\u00f6her \u96ea'; ln -s dir/empty link; ln -s /nowhere dangling
     echo $out > self
   '';
-  top = make "top" "mkdir -p $out/share; echo ${base} ${large} $out > $out/share/top; echo text > $out/share/text";
+  top = make "top" ''
+    echo made top
+    mkdir -p $out/share
+    echo ${base} ${large} $out > $out/share/top
+    echo text > $out/share/text
+  '';
 }
 """
 
@@ -202,6 +208,7 @@ class Published:
     """A public cache with a closure that our command line pushed, for any number of tests that only read."""
 
     server: ServerProcess
+    admin: User
     url: str
     key: str
     other_key: str
@@ -232,7 +239,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Generator[Published]:
         top = pusher.build(CLOSURE, "top")
         admin.icehouse("push", "pub", "--store", str(pusher.root), top)
         key, other_key = (view["public_keys"][0] for view in views)
-        yield Published(server, views[0]["url"], key, other_key, pusher, top, pusher.build(CLOSURE, "large"))
+        yield Published(server, admin, views[0]["url"], key, other_key, pusher, top, pusher.build(CLOSURE, "large"))
     finally:
         server.stop()
 

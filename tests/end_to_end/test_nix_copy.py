@@ -1,0 +1,142 @@
+"""Stock Nix of each version writes: `nix copy --to`, logs and signatures, read by the other versions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import CLOSURE, Published, ServerProcess, User
+from tests.end_to_end.flaky_proxy import Fault, FlakyProxy, in_turn
+from tests.end_to_end.nix_clients import LINES, NixClient
+
+pytestmark = pytest.mark.end_to_end
+
+EXTENSIONS = {"xz": ".nar.xz", "zstd": ".nar.zst"}
+
+
+@dataclass(frozen=True)
+class Pusher:
+    """A client with a closure that it built, and a cache that it may push to with the credentials in its netrc."""
+
+    nix: NixClient
+    server: ServerProcess
+    cache: str
+    server_key: str
+    own_key: str
+    secret_file: Path
+    top: str
+
+    @property
+    def url(self) -> str:
+        return f"{self.server.url}/{self.cache}"
+
+    def copy(self, url: str, parameters: str = "") -> int:
+        """Let it push its closure, signed by itself; how that ended."""
+        to = f"{url}?secret-key={self.secret_file}{parameters}"
+        return self.nix.try_run("nix", "copy", "--store", self.nix.root, "--to", to, self.top).returncode
+
+    def make_reader(self, line: str, folder: Path) -> NixClient:
+        """Somebody else, with an empty store and the same store directory."""
+        return NixClient.make(line, folder, self.nix.environment["NIX_STORE_DIR"])
+
+    def check(self, reader: NixClient) -> None:
+        """Compare what a client pulled with what was built."""
+        for path in self.nix.closure_of(self.top):
+            assert reader.nar_hash_of(path) == self.nix.nar_hash_of(path)
+            assert reader.dump(path) == self.nix.dump(path)
+
+
+def make_pusher(server: ServerProcess, admin: User, line: str, folder: Path, name: str) -> Pusher:
+    nix = NixClient.make(line, folder)
+    netrc, secret, public = (folder / file for file in ("netrc", "secret", "public"))
+    nix.run("nix-store", "--generate-binary-cache-key", "own-1", secret, public)
+    options = ("--public", "--store-dir", nix.environment["NIX_STORE_DIR"], "--json")
+    view = admin.icehouse("cache", "create", name, *options).json
+    token = admin.icehouse("token", "create", "pusher", "--allow", "push", "--caches", name, "-q").out.strip()
+    netrc.write_text(f"machine 127.0.0.1 login icehouse password {token}\n")
+    nix.configure({"netrc-file": str(netrc)})
+    top = nix.build(CLOSURE, "top")
+    return Pusher(nix, server, name, view["public_keys"][0], public.read_text().strip(), secret, top)
+
+
+@pytest.fixture(scope="session")
+def copied(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pusher]:
+    """`copied("2.8", "xz")` gives somebody who pushed a closure with `nix copy` in that compression, once."""
+
+    @cache
+    def copy(line: str, compression: str) -> Pusher:
+        name = f"{line.replace('.', '-')}-{compression}"
+        pusher = make_pusher(published.server, published.admin, line, tmp_path_factory.mktemp(name), name)
+        assert pusher.copy(pusher.url, f"&compression={compression}") == 0
+        return pusher
+
+    return copy
+
+
+@pytest.fixture
+def pusher(published: Published, line: str, tmp_path: Path) -> Pusher:
+    """Somebody of each version who has pushed nothing yet."""
+    name = f"fresh-{len(published.admin.icehouse('cache', 'list').out.splitlines())}"
+    return make_pusher(published.server, published.admin, line, tmp_path / "pusher", name)
+
+
+@pytest.mark.column("{compression} to {reader_line}")
+@pytest.mark.parametrize("reader_line", LINES)
+@pytest.mark.parametrize("compression", EXTENSIONS)
+def test_what_one_version_pushed_is_pulled_by_every_version(
+    copied: Callable[[str, str], Pusher], line: str, compression: str, reader_line: str, tmp_path: Path
+) -> None:
+    pusher = copied(line, compression)
+    reader = pusher.make_reader(reader_line, tmp_path / "reader")
+    reader.use_cache(pusher.url, pusher.server_key)
+    reader.pull(pusher.top)
+    pusher.check(reader)
+
+
+@pytest.mark.column("own {compression} again")
+@pytest.mark.parametrize("compression", EXTENSIONS)
+def test_the_pusher_pulls_its_own_path_by_the_narinfo_that_it_remembers(pusher: Pusher, compression: str) -> None:
+    with FlakyProxy(pusher.server.port, lambda _: None) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}/{pusher.cache}"
+        assert pusher.copy(url, f"&compression={compression}") == 0
+        pushed = len(proxy.exchanges)
+        reader = pusher.nix.with_empty_store("again")
+        reader.use_cache(url, pusher.own_key)
+        reader.pull(pusher.top)
+    pusher.check(reader)
+    pulled = [exchange.path for exchange in proxy.exchanges[pushed:] if exchange.method == "GET"]
+    assert len(pulled) == len(pusher.nix.closure_of(pusher.top))
+    assert all(path.endswith(EXTENSIONS[compression]) for path in pulled), pulled  # no narinfo was asked
+
+
+@pytest.mark.column("sign")
+def test_a_path_that_is_signed_in_the_cache_is_trusted_for_that_key_alone(
+    pusher: Pusher, line: str, tmp_path: Path
+) -> None:
+    assert pusher.copy(pusher.url) == 0
+    nix = pusher.nix
+    secret, public = tmp_path / "later-secret", tmp_path / "later-public"
+    nix.run("nix-store", "--generate-binary-cache-key", "later-1", secret, public)
+    command = ("nix", "store", "sign", "--store", pusher.url, "--key-file", secret, "--recursive", pusher.top)
+    nix.run(*command)
+    reader = pusher.make_reader(line, tmp_path / "reader")
+    reader.use_cache(pusher.url, public.read_text().strip())
+    reader.pull(pusher.top)
+    pusher.check(reader)
+
+
+@pytest.mark.column("cut push")
+@pytest.mark.parametrize("line", ["2.26", "2.34"])  # 2.8 waits five minutes before it gives up a push that was cut
+def test_a_push_that_was_cut_is_completed_by_the_next(pusher: Pusher, line: str, tmp_path: Path) -> None:
+    script = in_turn(r"^PUT .*/nar/", [Fault(cut_request_after=100)])
+    with FlakyProxy(pusher.server.port, script) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}/{pusher.cache}"
+        first = pusher.copy(url)
+        assert pusher.copy(url) == 0
+    assert (first == 0) == (line == "2.34")  # since 2.33 Nix can send a body again
+    reader = pusher.make_reader(line, tmp_path / "reader")
+    reader.use_cache(pusher.url, pusher.server_key)
+    reader.pull(pusher.top)
+    pusher.check(reader)
