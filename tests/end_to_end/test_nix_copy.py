@@ -111,6 +111,16 @@ def test_the_pusher_pulls_its_own_path_by_the_narinfo_that_it_remembers(pusher: 
     assert all(path.endswith(EXTENSIONS[compression]) for path in pulled), pulled  # no narinfo was asked
 
 
+@pytest.mark.column("log")
+def test_a_log_that_was_copied_is_printed(pusher: Pusher, line: str, tmp_path: Path) -> None:
+    assert pusher.copy(pusher.url) == 0
+    nix = pusher.nix
+    deriver = nix.run("nix-store", "--store", nix.root, "-q", "--deriver", pusher.top)
+    nix.run("nix", "store", "copy-log", "--store", nix.root, "--to", pusher.url, deriver)
+    reader = pusher.make_reader(line, tmp_path / "reader")
+    assert reader.run("nix", "log", "--store", pusher.url, pusher.top) == "made top"
+
+
 @pytest.mark.column("sign")
 def test_a_path_that_is_signed_in_the_cache_is_trusted_for_that_key_alone(
     pusher: Pusher, line: str, tmp_path: Path
