@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 from bench.comparators import compare_nginx_with_itself
+from bench.copies import measure_copies
 from bench.corpora import bench_folder, make_chain_corpus, make_large_corpus, make_plain_corpus, make_rebuild_corpus
 from bench.downloads import measure_downloads
 from bench.huge import measure_memory
@@ -19,16 +20,20 @@ _MEASUREMENTS: Mapping[str, Callable[[int], list[Row]]] = {
     "pull": measure_pulls,
     "push": measure_pushes,
     "nginx": compare_nginx_with_itself,
+    "copy": measure_copies,
     "memory": measure_memory,
 }
-_ONLY_BY_NAME = {"memory"}  # It needs 20 GB of disk, and minutes.
+_ONLY_BY_NAME = {"copy", "memory"}  # They need 20 GB of disk, and minutes.
 
 
 def main() -> int:
     """Run what the command line names, in the order above; 1 if a goal is not met."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(_MEASUREMENTS)}; all but memory if none is given"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"of {', '.join(_MEASUREMENTS)}; all but copy and memory if none is given",
     )
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured, beside each other (5)")
     arguments = parser.parse_args()

@@ -70,6 +70,7 @@ _TREES = [
 ]
 _LARGE_BYTES = 200_000_000
 _HUGE_BYTES = 4 << 30
+_UPLOAD_BYTES = 1 << 30
 _BLOCK_BYTES = 500_000
 _CHAIN_PATHS = 200
 
@@ -149,16 +150,35 @@ def make_huge_corpus(workdir: Path) -> Corpus:
 
     def build(store: NixStore, manifest: Path) -> Corpus:
         file = manifest.with_name("huge")
-        source = random.Random(22)
-        with file.open("wb") as out:
-            for _ in range(_HUGE_BYTES // (4 * _BLOCK_BYTES) + 1):
-                out.write(source.randbytes(2 * _BLOCK_BYTES))
-                out.write(source.randbytes(_BLOCK_BYTES).hex().encode())
+        _write_random(file, _HUGE_BYTES, seed=22)
         root = store.add_file(file)
         file.unlink()
         return Corpus(store.root, (root,))
 
     return _make_once(workdir, "huge", build, store_name="huge-store")
+
+
+def make_uploads_corpus(workdir: Path) -> Corpus:
+    """Four paths, each a file of 1 GiB that compresses by a third and repeats nothing."""
+
+    def build(store: NixStore, manifest: Path) -> Corpus:
+        roots: list[str] = []
+        for number in range(4):
+            file = manifest.with_name(f"upload-{number}")
+            _write_random(file, _UPLOAD_BYTES, seed=number)
+            roots.append(store.add_file(file))
+            file.unlink()
+        return Corpus(store.root, tuple(roots))
+
+    return _make_once(workdir, "uploads", build, store_name="huge-store")
+
+
+def _write_random(file: Path, size: int, *, seed: int) -> None:
+    source = random.Random(seed)
+    with file.open("wb") as out:
+        for _ in range(size // (4 * _BLOCK_BYTES) + 1):
+            out.write(source.randbytes(2 * _BLOCK_BYTES))
+            out.write(source.randbytes(_BLOCK_BYTES).hex().encode())
 
 
 def make_chain_corpus(workdir: Path) -> Corpus:

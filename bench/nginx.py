@@ -1,4 +1,4 @@
-"""A private nginx with one worker: what icehouse's serving is compared with. The machine's own nginx is not touched."""
+"""A private nginx with one worker, which takes files too: what icehouse is compared with. No other nginx is touched."""
 
 import getpass
 import shutil
@@ -31,6 +31,9 @@ http {{
   server {{
     listen 127.0.0.1:{port} backlog=1024;
     root {root};
+    client_max_body_size 0;
+    dav_methods PUT;
+    create_full_put_path on;
   }}
 }}
 """

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,14 @@ class NixStore:
         target = f"file://{folder.resolve()}?{parameters}"
         command = ["nix", "--store", self.url, "copy", "--quiet", "--no-check-sigs", "--to", target, *roots]
         return run_measured(command, self.environment)
+
+    def copy_to(self, cache_url: str, *roots: str, netrc: Path | None = None) -> Finished:
+        """Copy the closure of *roots* to a binary cache, remembering nothing of what it had."""
+        with tempfile.TemporaryDirectory() as memory:
+            command = ["nix", "--store", self.url, "copy", "--quiet", "--no-check-sigs", "--to", cache_url, *roots]
+            if netrc is not None:
+                command += ["--option", "netrc-file", str(netrc)]
+            return run_measured(command, {**self.environment, "XDG_CACHE_HOME": memory})
 
     def pull(self, cache_url: str, *roots: str, jobs: int = 1, trusted_key: str | None = None) -> float:
         """Substitute the closure of *roots* from a binary cache; the seconds that it took.

@@ -1,14 +1,16 @@
 """A server of ours on a free port with a data folder of its own, and the commands that speak to it."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -80,6 +82,15 @@ class IcehouseServer:
             client_peak_bytes=done.peak_bytes,
             summary=cast("Mapping[str, Any]", json.loads(done.output)),
         )
+
+    @contextlib.contextmanager
+    def netrc(self) -> Generator[Path]:
+        """A file with the server's credentials, as Nix reads it."""
+        with tempfile.NamedTemporaryFile("w", suffix=".netrc") as file:
+            token = (self.data / "admin-token").read_text().strip()
+            file.write(f"machine 127.0.0.1\nlogin bench\npassword {token}\n")
+            file.flush()
+            yield Path(file.name)
 
     def read(self, path: str) -> bytes:
         """A small file of the cache."""
