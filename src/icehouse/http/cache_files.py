@@ -17,7 +17,7 @@ import structlog
 from icehouse.errors import IcehouseError, InvalidFormat, NotFound, OverQuota, StorageError
 from icehouse.http.asgi import Header, Message, Receive, Scope, Send, answer, find_header
 from icehouse.http.errors import make_problem
-from icehouse.http.files import PRIVATE, PUBLIC_HOUR, VARY
+from icehouse.http.files import ACCEPT_RANGES, PRIVATE, PUBLIC_HOUR, VARY
 from icehouse.http.parts import ServerParts
 from icehouse.http.streaming import ClientLeft, receive_pieces
 from icehouse.nix.compression import Compression, parse_compression
@@ -195,5 +195,7 @@ async def _answer_error(scope: Scope, send: Send, error: Exception) -> None:
     if isinstance(error, NotFound) and not text:
         text = _NO_FILE.decode().rstrip()
     sent = [(name.encode(), value.encode()) for name, value in headers.items()]
+    if status >= _FIRST_RETRIED:
+        sent.append(ACCEPT_RANGES)  # without it Nix does not ask again for the rest of a download that had begun
     body = text.encode() + b"\n"
     await answer(send, status, [PLAIN_TEXT, NO_STORE, *sent], body, is_head=scope["method"] == "HEAD")

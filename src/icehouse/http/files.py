@@ -14,7 +14,7 @@ PRIVATE_FOREVER: Final[Header] = (b"cache-control", b"private, max-age=31536000,
 PUBLIC_HOUR: Final[Header] = (b"cache-control", b"public, max-age=3600")
 PUBLIC_FOREVER: Final[Header] = (b"cache-control", b"public, max-age=31536000, immutable")
 VARY: Final[Header] = (b"vary", b"authorization")
-_ACCEPT_RANGES: Final[Header] = (b"accept-ranges", b"bytes")
+ACCEPT_RANGES: Final[Header] = (b"accept-ranges", b"bytes")
 
 
 class OpenFile(Protocol):
@@ -37,7 +37,7 @@ def plan_file_answer(
 
     *headers* are those that the file has in any case; *etag* is quoted.
     """
-    answered = [*headers, _ACCEPT_RANGES, (b"etag", etag)]
+    answered = [*headers, ACCEPT_RANGES, (b"etag", etag)]
     known = find_header(scope, b"if-none-match")
     if known is not None and _names_etag(known, etag):
         return 304, answered, None

@@ -18,7 +18,16 @@ import structlog
 from icehouse.db.serving import CacheInfoRow, NarinfoRow, NarRow, ServingQueries
 from icehouse.errors import Corrupt, IcehouseError, InvalidFormat, NotFound, Unauthenticated
 from icehouse.http.asgi import Application, Header, Receive, Scope, Send, answer, find_header
-from icehouse.http.files import PRIVATE, PRIVATE_FOREVER, PUBLIC_FOREVER, PUBLIC_HOUR, VARY, OpenFile, plan_file_answer
+from icehouse.http.files import (
+    ACCEPT_RANGES,
+    PRIVATE,
+    PRIVATE_FOREVER,
+    PUBLIC_FOREVER,
+    PUBLIC_HOUR,
+    VARY,
+    OpenFile,
+    plan_file_answer,
+)
 from icehouse.http.metrics import RouteCounters, ServerCounters
 from icehouse.http.ranges import ByteRange
 from icehouse.http.streaming import ClientLeft, send_blocks
@@ -231,6 +240,7 @@ async def _refuse(
             status, headers, body = 404, [_PLAIN_TEXT, _NO_STORE], missing
         case _:
             _log.error("hot route failed", route=counters.route, error=str(error))
-            status, headers, body = 503, [_PLAIN_TEXT, _NO_STORE], _OUR_FAULT
+            # Without Accept-Ranges Nix gives up a download that had begun, where it would ask again for the rest.
+            status, headers, body = 503, [_PLAIN_TEXT, _NO_STORE, ACCEPT_RANGES], _OUR_FAULT
     await answer(send, status, headers, body, is_head=is_head)
     counters.count(status, time.perf_counter() - began, 0 if is_head else len(body))
