@@ -14,9 +14,11 @@ from sqlalchemy import Connection
 from icehouse.api.publish import NarBody, NarResult, NarsAnswer, NarsRequest
 from icehouse.db.caches import CacheRow
 from icehouse.db.chunks import ChunkRow, are_all_sound, load_chunks, quarantine
+from icehouse.db.debug_files import put_debug_files
 from icehouse.db.engine import Database
 from icehouse.db.nars import NarRow, find_nars, find_recipe, put_nar
 from icehouse.errors import Corrupt, IcehouseError, InvalidFormat, NotFound, RateLimited, TooLarge, Unavailable
+from icehouse.nix.debug_info import DebugInfoSign, find_build_ids
 from icehouse.nix.hashes import parse_sha256, render_sha256
 from icehouse.rules.chunks import max_chunks
 from icehouse.rules.frames import Frame, decode_frame, fill_in_hashes, prove_frame
@@ -24,6 +26,7 @@ from icehouse.rules.recipes import Recipe, parse_recipe, render_recipe
 from icehouse.services.recent_chunks import RecentChunks
 from icehouse.services.workers import Workers
 from icehouse.storage.blobs import BlobStore
+from icehouse.storage.nar_contents import NarContents, read_structure
 from icehouse.storage.nars import pack_key, places_of
 
 MAX_NARS: Final = 1000
@@ -72,6 +75,8 @@ class _Keep:
     row: NarRow
     recipe: Recipe
     chunks: Mapping[int, ChunkRow]
+    build_ids: Sequence[bytes]
+    """Of the debug files in it."""
 
 
 class _DamagedError(IcehouseError):
@@ -249,7 +254,7 @@ class NarRegistry:
         except InvalidFormat as exc:
             return NarResult(nar_hash=text, state="refused", reason=str(exc))
         row = NarRow(0, order.domain_id, order.nar_hash, order.nar_size, assembly.file_hash, assembly.file_size)
-        gone = await self._keep(_Keep(row, order.recipe, order.chunks))
+        gone = await self._keep(_Keep(row, order.recipe, order.chunks, assembly.build_ids))
         if gone:
             return NarResult(nar_hash=text, state="missing-chunks", missing=b"".join(gone))
         return _stored(row)
@@ -293,6 +298,7 @@ class _Assembly:
         self._recent = recent
         file_hasher = hashlib.sha256()
         nar_hasher = hashlib.sha256()
+        sign = DebugInfoSign()
         self.file_size = 0
         damaged: list[ChunkRow] = []
         patch_start = 0
@@ -307,7 +313,9 @@ class _Assembly:
             except InvalidFormat:
                 damaged.append(row)
                 continue
-            nar_hasher.update(fill_in_hashes(raw, places.positions, filled))
+            piece = fill_in_hashes(raw, places.positions, filled)
+            nar_hasher.update(piece)
+            sign.look(piece)
             file_hasher.update(fill_in_hashes(data, places.patch_offsets, filled))
             self.file_size += len(data)
         if damaged or nar_hasher.digest() != order.nar_hash:
@@ -322,6 +330,14 @@ class _Assembly:
         if damaged:
             raise _DamagedError(list({row.number: row for row in damaged}.values()))
         self.file_hash = file_hasher.digest()
+        self.build_ids = self._find_build_ids() if sign.is_seen else []
+
+    def _find_build_ids(self) -> list[bytes]:
+        order = self._order
+        try:
+            return find_build_ids(read_structure(NarContents(self._blobs, order.domain_id, order.recipe, order.chunks)))
+        except InvalidFormat:  # What is stored need not be a NAR; then there is no file in it.
+            return []
 
     def _decode(self, row: ChunkRow, data: bytes) -> bytes:
         if self._order.is_verification:
@@ -386,7 +402,7 @@ def _keep_all(connection: Connection, nars: Sequence[_Keep], now: int) -> list[l
     for nar in nars:
         gone = _find_gone(connection, nar)
         if not gone:
-            put_nar(
+            nar_id = put_nar(
                 connection,
                 domain_id=nar.row.domain_id,
                 nar_hash=nar.row.nar_hash,
@@ -396,6 +412,7 @@ def _keep_all(connection: Connection, nars: Sequence[_Keep], now: int) -> list[l
                 recipe_body=render_recipe(nar.recipe),
                 now=now,
             )
+            put_debug_files(connection, nar_id, nar.build_ids)
         kept.append(gone)
     return kept
 

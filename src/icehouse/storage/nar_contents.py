@@ -38,9 +38,9 @@ class NarContents:
         self._first_patches = array("Q", [0])
         self._places_starts = array("Q", [0])  # in `_places`
         self._places = bytearray()  # the columns of the database, one after another
-        self._key_indices = array("L")
+        self._key_indices = array("I")
         self._pack_offsets = array("Q")
-        self._stored_bytes = array("L")
+        self._stored_bytes = array("I")
         key_indices: dict[bytes, int] = {}
         for run in recipe.runs:
             for number in range(run.first, run.first + run.count):
