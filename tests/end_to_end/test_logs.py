@@ -58,7 +58,7 @@ def built(line: str, published: Published, tmp_path: Path) -> Built:
 
 def test_a_log_that_one_version_uploads_is_printed_by_every_version(built: Built, tmp_path: Path) -> None:
     built.copy_log()
-    # Nix 2.8 and 2.26 look for logs of what is in the cache only: the derivation itself, and what came from it.
+    # Nix 2.8 looks for logs of what is in the cache only: the derivation itself, and what came from it.
     for arguments in ([built.out_path], ["--derivation", built.derivation]):
         built.nix.run("nix", "copy", "--store", built.nix.root, "--to", f"{built.url}?compression=zstd", *arguments)
     for line in LINES:
