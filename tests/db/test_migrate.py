@@ -136,7 +136,10 @@ def later_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
 
 def a_cache_with_an_upstream(path: Path) -> None:
     with closing(sqlite3.connect(path)) as raw, raw:
-        raw.execute("INSERT INTO cache VALUES (7, 'main', 1, 1, '/nix/store', 41, 1, 0)")
+        raw.execute(
+            "INSERT INTO cache (id, name, domain_id, is_public, store_dir, priority, want_mass_query, created_at) "
+            "VALUES (7, 'main', 1, 1, '/nix/store', 41, 1, 0)"
+        )
         raw.execute("INSERT INTO upstream VALUES (1, 7, 'https://cache.nixos.org', '')")
 
 

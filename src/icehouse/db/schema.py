@@ -29,6 +29,14 @@ cache = Table(
     Column("priority", Integer, nullable=False),
     Column("want_mass_query", Integer, nullable=False),
     Column("created_at", Integer, nullable=False),
+    Column("keep_unused_seconds", Integer, doc="hide what was not used for so long; null: use does not matter"),
+    Column("keep_pushed_seconds", Integer, doc="hide what was pushed longer ago; null: age does not matter"),
+    Column("budget_bytes", Integer, doc="hide what was used least recently while the size is larger; null: no budget"),
+    Column("limit_bytes", Integer, doc="refuse pushes while the size is larger; null: no limit"),
+    Column(
+        "trash_seconds", Integer, nullable=False, server_default="604800", doc="how long hidden paths can come back"
+    ),
+    Column("stored_bytes", Integer, nullable=False, server_default="0", doc="of the distinct chunks of its paths"),
     sqlite_autoincrement=True,
 )
 
@@ -76,6 +84,9 @@ pack = Table(
     Column("name", BLOB, nullable=False, doc="BLAKE3 of the object's bytes"),
     Column("size_bytes", Integer, nullable=False),
     Column("created_at", Integer, nullable=False),
+    Column(
+        "condemned_at", Integer, doc="null: in use. Else its chunks are answered as missing, and it is deleted soon"
+    ),
     UniqueConstraint("domain_id", "name"),
 )
 
@@ -135,6 +146,7 @@ path = Table(
     Column("created_at", Integer, nullable=False),
     Column("hidden_at", Integer, doc="null: visible"),
     Column("published_by", Integer, ForeignKey("token.id")),
+    Column("hidden_because", Text, doc="the rule that hid it, for people; null: visible"),
     UniqueConstraint("cache_id", "hash_part"),
     Index("path_by_nar", "nar_id", "cache_id"),
 )
@@ -232,6 +244,52 @@ debug_file = Table(
     Column("nar_id", Integer, ForeignKey("nar.id", ondelete="CASCADE"), primary_key=True, index=True),
 )
 """Which NARs have `lib/debug/.build-id/<2 letters>/<38 letters>.debug` for a build id."""
+
+pin = Table(
+    "pin",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("cache_id", Integer, ForeignKey("cache.id", ondelete="CASCADE"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("keep_days", Integer, doc="keep revisions younger than this, and the last one"),
+    Column("keep_revisions", Integer, doc="keep so many of the last; both null: keep all for ever"),
+    Column("created_at", Integer, nullable=False),
+    UniqueConstraint("cache_id", "name"),
+)
+
+pin_revision = Table(
+    "pin_revision",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("pin_id", Integer, ForeignKey("pin.id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False, doc="1 is the first"),
+    Column("path_id", Integer, ForeignKey("path.id"), nullable=False, index=True),
+    Column("artifacts", Text, nullable=False, doc="paths inside the store path, as a JSON list"),
+    Column("created_at", Integer, nullable=False),
+    Column("created_by", Integer, ForeignKey("token.id")),
+    UniqueConstraint("pin_id", "number"),
+)
+
+collection = Table(
+    "collection",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("cache_name", Text, doc="null: of what no cache needs any more"),
+    Column("began_at", Integer, nullable=False),
+    Column("ended_at", Integer, nullable=False),
+    Column("started_by", Text, nullable=False, doc="the maintenance loop, or whoever asked"),
+    Column("result", Text, nullable=False, doc="JSON: what was done, in numbers"),
+)
+"""What collections did. It outlives the cache."""
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("expires_at", Integer, nullable=False),
+)
+"""Who may carry out what only one process does at a time."""
 
 access_metadata = MetaData()
 """The tables of `access.db`, a database of its own: losing it loses no data."""

@@ -33,6 +33,8 @@ class UploadRow:
     nar_id: int
     nar_hash: bytes
     nar_size: int
+    stored_hash: bytes
+    """SHA-256 of the NAR's file as it is stored now."""
     has_path: bool
     """Whether the cache has a path, visible or hidden, with this NAR."""
 
@@ -49,13 +51,14 @@ def find_upload(connection: Connection, cache_id: int, file_name: str) -> Upload
             nar.c.id,
             nar.c.nar_hash,
             nar.c.nar_size,
+            nar.c.file_hash.label("stored_hash"),
             has_path.label("has_path"),
         ).where(upload.c.cache_id == cache_id, upload.c.file_name == file_name, nar.c.id == upload.c.nar_id)
     ).one_or_none()
     if row is None:
         return None
     file = UploadedFile(file_name, row.compression, row.file_hash, row.file_size, row.crc32)
-    return UploadRow(file, row.id, row.nar_hash, row.nar_size, bool(row.has_path))
+    return UploadRow(file, row.id, row.nar_hash, row.nar_size, row.stored_hash, bool(row.has_path))
 
 
 def put_upload(

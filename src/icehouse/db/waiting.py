@@ -2,16 +2,20 @@
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Select, delete, insert, select
+from sqlalchemy import Connection, Select, delete, func, insert, select
 
 from icehouse.db.paths import parse_references, render_references
 from icehouse.db.schema import waiting_path, waiting_reference
+from icehouse.errors import TooLarge
 from icehouse.nix.content_address import ContentAddress
 from icehouse.nix.signing import Signature
 from icehouse.nix.store_paths import HashPart, StorePath
 from icehouse.rules.closures import PathRecord
+
+MAX_WAITING_REFERENCES: Final = 200_000
+"""Of all paths that wait in a cache. One path may complete all of them, in one transaction."""
 
 _BATCH = 1000
 
@@ -44,9 +48,18 @@ def load_waiting_for(
 def put_waiting(
     connection: Connection, cache_id: int, record: PathRecord, *, now: int, published_by: int | None
 ) -> None:
-    """Keep a path until its references are there. What waited under its hash part is replaced."""
+    """Keep a path until its references are there. What waited under its hash part is replaced.
+
+    Raises:
+        TooLarge: the paths that wait have more than `MAX_WAITING_REFERENCES` with this one.
+    """
     path = record.store_path
     delete_waiting(connection, cache_id, [path.hash_part])
+    if _count_references(connection, cache_id) + len(record.references) > MAX_WAITING_REFERENCES:
+        raise TooLarge(
+            f"{path.base_name}: its references are not here, and those of the paths that wait in this cache are "
+            f"{MAX_WAITING_REFERENCES} already; send paths after their references"
+        )
     waiting_id = connection.execute(
         insert(waiting_path)
         .values(
@@ -85,6 +98,12 @@ def find_waiting(connection: Connection, cache_id: int, hash_part: HashPart) -> 
     """The path that waits under that hash part."""
     statement = select(waiting_path).where(waiting_path.c.cache_id == cache_id, waiting_path.c.hash_part == hash_part)
     return next(_load(connection, statement), None)
+
+
+def _count_references(connection: Connection, cache_id: int) -> int:
+    waiting = select(waiting_path.c.id).where(waiting_path.c.cache_id == cache_id)
+    awaited = select(func.count()).select_from(waiting_reference).where(waiting_reference.c.waiting_id.in_(waiting))
+    return connection.execute(awaited).scalar_one()
 
 
 def _load(connection: Connection, statement: Select[Any]) -> Iterator[WaitingRow]:
