@@ -43,6 +43,7 @@ from icehouse.services.access import Access, HotAccess
 from icehouse.services.access_times import AccessTimes
 from icehouse.services.aliases import Aliases
 from icehouse.services.caches import Caches
+from icehouse.services.contents import Contents
 from icehouse.services.flushing import flush_regularly
 from icehouse.services.logs import Logs
 from icehouse.services.nar_files import NarFiles
@@ -167,6 +168,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             nar_uploads=nar_uploads,
             narinfo_uploads=NarinfoUploads(database, publisher),
             aliases=Aliases(database, nar_files),
+            contents=Contents(database, nar_files, workers),
             logs=Logs(database, blobs, workers, clock),
             realisations=Realisations(database, clock),
             counters=counters,

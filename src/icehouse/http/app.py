@@ -18,6 +18,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from icehouse.errors import IcehouseError
 from icehouse.http import (
     cache_routes,
+    content_routes,
     log_routes,
     publish_routes,
     realisation_routes,
@@ -62,6 +63,7 @@ FILE_ROUTES: tuple[FileRoute, ...] = (
     *upload_routes.ROUTES,
     *log_routes.ROUTES,
     *realisation_routes.ROUTES,
+    *content_routes.ROUTES,
 )
 """Every file of a cache beside those of the hot routes, and all that stock Nix uploads. The first match counts."""
 

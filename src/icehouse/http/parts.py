@@ -14,6 +14,7 @@ from icehouse.http.metrics import ServerCounters
 from icehouse.services.access import Access
 from icehouse.services.aliases import Aliases
 from icehouse.services.caches import Caches
+from icehouse.services.contents import Contents
 from icehouse.services.logs import Logs
 from icehouse.services.nar_uploads import NarUploads
 from icehouse.services.narinfo_uploads import NarinfoUploads
@@ -69,6 +70,7 @@ class ServerParts:
     nar_uploads: NarUploads
     narinfo_uploads: NarinfoUploads
     aliases: Aliases
+    contents: Contents
     logs: Logs
     realisations: Realisations
     counters: ServerCounters
