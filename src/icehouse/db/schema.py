@@ -37,6 +37,7 @@ cache = Table(
         "trash_seconds", Integer, nullable=False, server_default="604800", doc="how long hidden paths can come back"
     ),
     Column("stored_bytes", Integer, nullable=False, server_default="0", doc="of the distinct chunks of its paths"),
+    Column("generation", Integer, nullable=False, server_default="0", doc="counts what made paths visible"),
     sqlite_autoincrement=True,
 )
 
@@ -147,8 +148,10 @@ path = Table(
     Column("hidden_at", Integer, doc="null: visible"),
     Column("published_by", Integer, ForeignKey("token.id")),
     Column("hidden_because", Text, doc="the rule that hid it, for people; null: visible"),
+    Column("generation", Integer, nullable=False, server_default="0", doc="the cache's when it became visible"),
     UniqueConstraint("cache_id", "hash_part"),
     Index("path_by_nar", "nar_id", "cache_id"),
+    Index("path_by_generation", "cache_id", "generation"),
 )
 
 external = Table(

@@ -20,10 +20,13 @@ def upgrade() -> None:
         sa.Column("limit_bytes", sa.Integer()),
         sa.Column("trash_seconds", sa.Integer(), nullable=False, server_default="604800"),
         sa.Column("stored_bytes", sa.Integer(), nullable=False, server_default="0"),
+        sa.Column("generation", sa.Integer(), nullable=False, server_default="0"),
     ):
         op.add_column("cache", column)
     op.add_column("pack", sa.Column("condemned_at", sa.Integer()))
     op.add_column("path", sa.Column("hidden_because", sa.Text()))
+    op.add_column("path", sa.Column("generation", sa.Integer(), nullable=False, server_default="0"))
+    op.create_index("path_by_generation", "path", ["cache_id", "generation"])
     op.create_table(
         "pin",
         sa.Column("id", sa.Integer(), primary_key=True),
