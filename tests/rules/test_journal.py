@@ -91,6 +91,15 @@ def test_bytes_that_are_no_entry_are_refused(data: bytes) -> None:
         parse_journal_entry(data)
 
 
+@pytest.mark.parametrize(
+    "text", [b'{"\xff":1,"version":1}', b'{"a":' + b"[" * 5000], ids=["not UTF-8", "deeply nested"]
+)
+def test_text_that_the_json_library_has_errors_of_its_own_for_is_refused(text: bytes) -> None:
+    # Regression: a broken letter in the name of an unknown field came out as a UnicodeDecodeError.
+    with pytest.raises(InvalidFormat, match="damaged"):
+        parse_journal_entry(compress(text))
+
+
 def test_entry_is_refused_at_every_truncation() -> None:
     data = render_journal_entry(ENTRY)
     for size in range(len(data)):

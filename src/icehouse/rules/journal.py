@@ -95,5 +95,5 @@ def parse_journal_entry(data: bytes) -> JournalEntry:
         if version != _VERSION:
             raise InvalidFormat(f"a journal object of version {version}; this program knows version {_VERSION}")
         return msgspec.json.decode(text, type=JournalEntry)
-    except (ZstdError, msgspec.DecodeError) as exc:
+    except (ZstdError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidFormat(f"a journal object is damaged: {exc}") from exc
