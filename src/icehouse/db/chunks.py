@@ -43,12 +43,16 @@ class AddedPack:
 
 
 def find_numbers(connection: Connection, domain_id: int, identities: Collection[bytes]) -> dict[bytes, int]:
-    """The numbers of those chunks that the domain has, by identity. Quarantined ones count as absent."""
+    """The numbers of those chunks that the domain has, by identity.
+
+    Quarantined ones count as absent, and so do those in packs that are condemned.
+    """
     found: dict[bytes, int] = {}
+    is_sound = chunk.c.quarantined_at.is_(None) & (chunk.c.pack_id == pack.c.id) & pack.c.condemned_at.is_(None)
     for batch in _batches(list(identities)):
         rows = connection.execute(
             select(chunk.c.identity, chunk.c.number).where(
-                chunk.c.domain_id == domain_id, chunk.c.identity.in_(batch), chunk.c.quarantined_at.is_(None)
+                chunk.c.domain_id == domain_id, chunk.c.identity.in_(batch), is_sound
             )
         )
         found.update((row.identity, row.number) for row in rows)
@@ -83,6 +87,17 @@ def are_all_sound(connection: Connection, domain_id: int, runs: Sequence[Run]) -
     sound = (chunk.c.domain_id == domain_id) & chunk.c.quarantined_at.is_(None)
     count = sum(connection.execute(statement.where(sound, condition)).scalar_one() for condition in _conditions(merged))
     return count == sum(run.count for run in merged)
+
+
+def lift_condemnation(connection: Connection, runs: Sequence[Run]) -> None:
+    """Have the packs of these chunks stay, if they were about to go."""
+    if connection.execute(select(pack.c.id).where(pack.c.condemned_at.is_not(None)).limit(1)).first() is None:
+        return
+    for condition in _conditions(merge_runs(runs)):
+        used = select(chunk.c.pack_id).where(condition)
+        connection.execute(
+            update(pack).where(pack.c.condemned_at.is_not(None), pack.c.id.in_(used)).values(condemned_at=None)
+        )
 
 
 def merge_runs(runs: Iterable[Run]) -> list[Run]:

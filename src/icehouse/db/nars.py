@@ -9,6 +9,7 @@ from icehouse.db.schema import nar, path, recipe
 from icehouse.nix import nix32
 
 _BATCH = 1000
+_YOUNG_SECONDS = 3600  # a day later a NAR without a path is removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,14 @@ def find_recipe(connection: Connection, nar_id: int) -> bytes | None:
     return connection.execute(select(recipe.c.body).where(recipe.c.nar_id == nar_id)).scalar()
 
 
+def touch_nar(connection: Connection, nar_id: int, *, now: int) -> bool:
+    """Have a NAR count as young, so that it stays until its paths come. False: it was removed meanwhile."""
+    statement = update(nar).where(nar.c.id == nar_id, nar.c.created_at < now - _YOUNG_SECONDS).values(created_at=now)
+    if connection.execute(statement).rowcount:
+        return True
+    return connection.execute(select(nar.c.id).where(nar.c.id == nar_id)).first() is not None
+
+
 def put_nar(
     connection: Connection,
     *,
@@ -59,7 +68,9 @@ def put_nar(
     """
     present = find_nars(connection, domain_id, [nar_hash]).get(nar_hash)
     if present is not None:
-        connection.execute(update(nar).where(nar.c.id == present.id).values(file_hash=file_hash, file_size=file_size))
+        connection.execute(
+            update(nar).where(nar.c.id == present.id).values(file_hash=file_hash, file_size=file_size, created_at=now)
+        )
         connection.execute(update(recipe).where(recipe.c.nar_id == present.id).values(body=recipe_body))
         if (present.file_hash, present.file_size) != (file_hash, file_size):
             values = {"file_hash": nix32.encode(file_hash), "file_size": file_size}

@@ -13,10 +13,10 @@ from sqlalchemy import Connection
 
 from icehouse.api.publish import NarBody, NarResult, NarsAnswer, NarsRequest
 from icehouse.db.caches import CacheRow
-from icehouse.db.chunks import ChunkRow, are_all_sound, load_chunks, quarantine
+from icehouse.db.chunks import ChunkRow, are_all_sound, lift_condemnation, load_chunks, quarantine
 from icehouse.db.debug_files import put_debug_files
 from icehouse.db.engine import Database
-from icehouse.db.nars import NarRow, find_nars, find_recipe, put_nar
+from icehouse.db.nars import NarRow, find_nars, find_recipe, put_nar, touch_nar
 from icehouse.errors import Corrupt, IcehouseError, InvalidFormat, NotFound, RateLimited, TooLarge, Unavailable
 from icehouse.nix.debug_info import DebugInfoSign, find_build_ids
 from icehouse.nix.hashes import parse_sha256, render_sha256
@@ -244,7 +244,12 @@ class NarRegistry:
                 missing = await self._workers.run(partial(_check_counts, order))
                 if missing:
                     return NarResult(nar_hash=text, state="missing-chunks", missing=b"".join(missing))
-                if order.present is not None and not order.is_verification and _fits(order, order.present):
+                if (
+                    order.present is not None
+                    and not order.is_verification
+                    and _fits(order, order.present)
+                    and await self._database.write(partial(touch_nar, nar_id=order.present.id, now=self._clock()))
+                ):
                     return _stored(order.present)
                 assembly = await self._workers.run(partial(_Assembly, order, self._blobs, self._recent))
         except _DamagedError as exc:
@@ -412,6 +417,7 @@ def _keep_all(connection: Connection, nars: Sequence[_Keep], now: int) -> list[l
                 recipe_body=render_recipe(nar.recipe),
                 now=now,
             )
+            lift_condemnation(connection, nar.recipe.runs)
             put_debug_files(connection, nar_id, nar.build_ids)
         kept.append(gone)
     return kept
