@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
+from icehouse.nix import nix32
 from icehouse.nix.signing import Signature
 from icehouse.nix.store_paths import StorePath
 from icehouse.rules.closures import (
@@ -186,3 +189,81 @@ def test_path_keeps_the_signatures_that_it_has_when_more_come_than_fit() -> None
     present = [signature(number) for number in range(MAX_SIGNATURES - 1)]
     offered = [signature(number) for number in range(100, 110)]
     assert merge_signatures(present, offered) == (*present, offered[0])
+
+
+# Paths that wait
+
+
+def waiting(*records: PathRecord) -> PublishFacts:
+    known = facts()
+    return replace(known, waiting={each.store_path.hash_part: each for each in records})
+
+
+def test_path_that_lacks_only_references_may_wait_and_tells_which() -> None:
+    lacking = record(D, A, B, C, D)
+    plan = plan_publish([lacking], facts([here(B)]))
+    assert (plan.may_wait, plan.absent, plan.publish, plan.complete) == ((lacking,), (A, C), (), ())
+    assert [refused for refused, _ in plan.refused] == [D]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "known"),
+    [
+        (record(B, A), facts(has_nar=False)),
+        (record(B, A, nar_size=99), facts()),
+        (record(C, A, B), facts([here(A_RENAMED)])),
+        (record(B, A), facts([here(B)])),
+        (record(B, A, nar_hash=OTHER_NAR), facts([here(B, A)])),
+    ],
+    ids=["no NAR", "another size", "a reference under another name", "there without it", "there with another NAR"],
+)
+def test_path_with_another_fault_may_not_wait(lacking: PathRecord, known: PublishFacts) -> None:
+    plan = plan_publish([lacking], known)
+    assert plan.refused
+    assert (plan.may_wait, plan.absent) == ((), ())
+
+
+def test_each_absent_reference_of_a_batch_is_told_once() -> None:
+    plan = plan_publish([record(B, A), record(C, A, B, D)], facts())
+    assert (plan.may_wait, plan.absent) == ((record(B, A), record(C, A, B, D)), (A, D))
+
+
+def test_published_path_completes_those_that_wait_for_it_and_for_them_in_turn() -> None:
+    b, c, d = record(B, A), record(C, B), record(D, A, C, D)
+    assert plan_publish([record(A)], waiting(d, c, b)).complete == (b, c, d)
+
+
+@pytest.mark.parametrize(
+    "still_waiting",
+    [
+        record(B, A, D),
+        record(B, A, nar_hash=OTHER_NAR),
+        record(B, A, nar_size=99),
+        record(B, A_RENAMED),
+        record(B, A, A_RENAMED),
+        record(B, C),
+    ],
+    ids=["more is absent", "no NAR", "another size", "another name", "both names", "for itself through another"],
+)
+def test_path_that_cannot_be_visible_waits_on_and_so_do_those_that_wait_for_it(still_waiting: PathRecord) -> None:
+    plan = plan_publish([record(A)], waiting(still_waiting, record(C, A, B)))
+    assert (plan.publish, plan.complete) == ((record(A),), ())
+
+
+def test_path_that_waits_and_is_published_now_is_no_completed_one() -> None:
+    now, then = record(B, A), record(B, D)
+    plan = plan_publish([now, record(A)], waiting(then, record(C, B)))
+    assert (plan.publish, plan.complete) == ((now, record(A)), (record(C, B),))
+
+
+def test_nothing_is_complete_where_anything_is_refused() -> None:
+    plan = plan_publish([record(A), record(C, D)], waiting(record(B, A)))
+    assert plan.refused
+    assert plan.complete == ()
+
+
+def test_chain_of_paths_that_wait_is_completed_in_time_that_grows_with_its_length() -> None:
+    """A search for what is ready after each completed path took hours for this, in the event loop."""
+    paths = [StorePath.parse(f"{nix32.encode(number.to_bytes(20))}-link") for number in range(20_000)]
+    links = [record(path, reference) for reference, path in pairwise(paths)]
+    assert plan_publish([record(paths[0])], waiting(*reversed(links))).complete == tuple(links)

@@ -11,6 +11,7 @@ from icehouse.http.cache_files import FileRequest, FileRoute
 from icehouse.http.files import PRIVATE_FOREVER, PUBLIC_FOREVER, VARY, send_file
 from icehouse.http.streaming import send_blocks
 from icehouse.nix.cache_info import MAX_CACHE_INFO_BYTES, parse_cache_info
+from icehouse.nix.compression import Compression
 from icehouse.nix.narinfo import MAX_NARINFO_BYTES
 from icehouse.nix.store_paths import parse_hash_part
 from icehouse.rules.access import Permission
@@ -36,8 +37,10 @@ async def show_uploaded_nar(request: FileRequest) -> None:
     file = await request.parts.aliases.open(found)
     headers = [_NAR_TYPE, *([PUBLIC_FOREVER] if entry.cache.is_public else [PRIVATE_FOREVER, VARY])]
     if not isinstance(file, RecompressedAlias):
-        etag = b'"%b-%b"' % (found.nar_hash.hex().encode(), found.file.compression.encode())
-        await send_file(request.scope, request.receive, request.send, file, headers=headers, etag=etag)
+        # That of the NAR's own URL where its bytes are sent, which are others after a repair.
+        is_stored = found.file.compression == Compression.ZSTD.value
+        etag = found.stored_hash.hex() if is_stored else f"{found.nar_hash.hex()}-{found.file.compression}"
+        await send_file(request.scope, request.receive, request.send, file, headers=headers, etag=f'"{etag}"'.encode())
         return
     await request.send({"type": "http.response.start", "status": 200, "headers": headers})
     if request.is_head:

@@ -1,5 +1,6 @@
 """What may become visible: each direct reference of a published path is there, so by induction its closure is."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -107,19 +108,29 @@ def plan_publish(records: Sequence[PathRecord], facts: PublishFacts) -> PublishP
 def _find_complete(facts: PublishFacts, batch: Mapping[HashPart, StorePath]) -> tuple[PathRecord, ...]:
     left = {hash_part: record for hash_part, record in facts.waiting.items() if hash_part not in batch}
     there = dict(batch)
+    absent_counts: dict[HashPart, int] = {}
+    waiting_for: dict[HashPart, list[PathRecord]] = {}
+    ready: deque[PathRecord] = deque()
+    for hash_part, record in left.items():
+        absent = _find_absent(record, facts, batch)
+        absent_counts[hash_part] = len(absent)
+        for reference in absent:
+            waiting_for.setdefault(reference.hash_part, []).append(record)
+        if not absent:
+            ready.append(record)
     complete: list[PathRecord] = []
-    while True:
-        ready = [
-            record
-            for record in left.values()
-            if not _find_faults(record, facts, there) and not _find_absent(record, facts, there)
-        ]
-        if not ready:
-            return tuple(complete)
-        for record in ready:
-            hash_part = record.store_path.hash_part
-            there[hash_part] = left.pop(hash_part).store_path
-        complete.extend(ready)
+    while ready:
+        record = ready.popleft()
+        if _find_faults(record, facts, there):
+            continue
+        hash_part = record.store_path.hash_part
+        there[hash_part] = record.store_path
+        complete.append(record)
+        for waiting in waiting_for.get(hash_part, ()):
+            absent_counts[waiting.store_path.hash_part] -= 1
+            if not absent_counts[waiting.store_path.hash_part]:
+                ready.append(waiting)
+    return tuple(complete)
 
 
 def _conflict(record: PathRecord, present: VisiblePath) -> str | None:

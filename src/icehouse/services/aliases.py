@@ -4,9 +4,10 @@ A client remembers what it uploaded for thirty days, and asks for that and not f
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
-from typing import cast
+from typing import Final, cast
 
 from icehouse.db.caches import CacheRow
 from icehouse.db.engine import Database
@@ -18,6 +19,8 @@ from icehouse.nix.stored import StoredFile, has_stored_form
 from icehouse.services.nar_files import NarFiles
 from icehouse.storage.nar_contents import NarContents
 from icehouse.storage.nars import BLOCK_BYTES, NarFile
+
+_RECOMPRESSED_AT_ONCE: Final = 2
 
 
 class StoredAlias:
@@ -57,17 +60,20 @@ class StoredAlias:
 class RecompressedAlias:
     """The NAR compressed again while it is sent. Nobody knows its size, and it is sent from its start only."""
 
-    def __init__(self, contents: NarContents, compression: Compression) -> None:
+    def __init__(self, contents: NarContents, compression: Compression, turns: asyncio.Semaphore) -> None:
         self._contents = contents
         self._compression = compression
+        self._turns = turns
 
     async def blocks(self) -> AsyncIterator[bytes]:
         """The whole file. The errors are those of `NarContents.blocks`."""
         compressor: Compressor = make_compressor(self._compression)
-        async for raw in self._contents.blocks(0, self._contents.nar_size):
-            piece = await asyncio.to_thread(compressor.compress, raw)
-            if piece:
-                yield piece
+        async with contextlib.aclosing(_generate(self._contents, 0)) as blocks:
+            async for raw in blocks:
+                async with self._turns:
+                    piece = await asyncio.to_thread(compressor.compress, raw)
+                if piece:
+                    yield piece
         yield await asyncio.to_thread(compressor.flush)
 
 
@@ -78,6 +84,8 @@ class Aliases:
         """Join the parts."""
         self._database = database
         self._nar_files = nar_files
+        # Anyone may ask for these, and they take the threads that read all NARs.
+        self._turns = asyncio.Semaphore(_RECOMPRESSED_AT_ONCE)
 
     async def find(self, cache: CacheRow, file_name: str) -> UploadRow | None:
         """What was uploaded under that name."""
@@ -96,15 +104,19 @@ class Aliases:
         contents = await self._nar_files.open_contents(found.nar_id)
         if has_stored_form(compression):
             return StoredAlias(contents, StoredFile(compression, found.nar_size, found.file.crc32))
-        return RecompressedAlias(contents, compression)
+        return RecompressedAlias(contents, compression, self._turns)
+
+
+def _generate(contents: NarContents, start: int) -> AsyncGenerator[bytes | bytearray]:
+    # Its protocol does not say that it is an async generator.
+    return cast("AsyncGenerator[bytes | bytearray]", contents.blocks(start, contents.nar_size))
 
 
 class _RawBytes:
     """The bytes of a NAR from a place on, in pieces of sizes that fit the reader."""
 
     def __init__(self, contents: NarContents, start: int) -> None:
-        # It is an async generator; its protocol does not say so.
-        self._blocks = cast("AsyncGenerator[bytes | bytearray]", contents.blocks(start, contents.nar_size))
+        self._blocks = _generate(contents, start)
         self._left = memoryview(b"")
 
     async def take(self, at_most: int) -> memoryview:

@@ -25,7 +25,7 @@ from icehouse.nix.excerpts import excerpt
 from icehouse.nix.hashes import SHA256_SIZE_BYTES, render_sha256
 from icehouse.nix.nar_read import NarReader
 from icehouse.nix.store_paths import StoreDir
-from icehouse.rules.chunks import Chunker, CutChunk, chunk_identity
+from icehouse.rules.chunks import STORE_HASH_BYTES, Chunker, CutChunk, chunk_identity
 from icehouse.rules.frames import Frame, make_frame
 from icehouse.rules.packs import MAX_PACK_ENTRIES, PACK_BYTES, PackEntry, Places
 from icehouse.rules.recipes import MAX_RECIPE_BYTES, make_recipe, render_recipe
@@ -35,7 +35,8 @@ from icehouse.services.workers import Workers
 from icehouse.storage.blobs import BlobStore
 
 _FILE_NAME: Final = re.compile(r"([0-9a-df-np-sv-z]{52})\.nar(?:\.[a-z0-9]{1,8})?")
-_UPLOADS_AT_ONCE: Final = 4
+_UPLOADS_AT_ONCE: Final = 16  # each holds a decoder, and some megabytes besides
+_AT_WORK_AT_ONCE: Final = 4  # of them; the others wait for their clients, who may be slow
 _FED_BYTES: Final = 1024 * 1024  # of the file, gathered for one turn of a thread
 _STRETCH_BYTES: Final = 4 * 1024 * 1024  # of the NAR, unpacked and cut in one turn of a thread
 _FRAMES_AT_ONCE_BYTES: Final = 1024 * 1024  # of chunks that one thread compresses
@@ -78,6 +79,7 @@ class NarUploads:
         self._zstd_level = zstd_level
         self._max_nar_bytes = max_nar_bytes
         self._at_once = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+        self._at_work = asyncio.Semaphore(_AT_WORK_AT_ONCE)
 
     async def receive_nar(
         self, cache: CacheRow, file_name: str, body: AsyncIterator[bytes], *, token_id: int | None
@@ -131,11 +133,12 @@ class NarUploads:
 
     async def _unpack(self, unpacking: "_Unpacking", intake: "_Intake", data: bytes, *, is_end: bool = False) -> None:
         stretches = unpacking.end() if is_end else unpacking.feed(data)
-        while True:
-            stretch = await self._workers.run(partial(next, stretches, None))
-            if stretch is None:
-                return
-            await intake.take(stretch)
+        async with self._at_work:
+            while True:
+                stretch = await self._workers.run(partial(next, stretches, None))
+                if stretch is None:
+                    return
+                await intake.take(stretch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +202,7 @@ class _Unpacking:
 
     def _decode(self, data: bytes) -> Iterator[list[_Chunk]]:
         if self._decompressor is None:
-            compression = find_compression(self._file_name, data)
+            compression = find_compression(self._file_name, data[:MAGIC_BYTES])
             self._compression = compression.value
             self._decompressor = Decompressor(compression, max_bytes=self._max_nar_bytes)
         stretch: list[_Chunk] = []
@@ -219,8 +222,12 @@ class _Unpacking:
         chunks: list[_Chunk] = []
         for cut in cuts:
             self.store_hashes.extend(self._interned.setdefault(found, found) for found in cut.hashes)
-            if len(self.store_hashes) > MAX_RECIPE_BYTES:  # each takes a byte of the recipe or more
-                raise TooLarge(f"NAR file {self._file_name} has more than {MAX_RECIPE_BYTES} store hashes in it")
+            # Each takes a byte of the recipe or more, and each distinct one its letters besides.
+            if len(self.store_hashes) + STORE_HASH_BYTES * len(self._interned) > MAX_RECIPE_BYTES:
+                raise TooLarge(
+                    f"NAR file {self._file_name} has over {len(self.store_hashes)} store hashes in it, of which "
+                    f"{len(self._interned)} differ: too many for a recipe of {MAX_RECIPE_BYTES} bytes"
+                )
             chunks.append(_Chunk(chunk_identity(cut.raw, cut.positions), cut.raw, cut.positions))
         return chunks
 
@@ -282,8 +289,10 @@ class _Intake:
         """Drop what was not stored."""
         for _, frames in self._batches:
             frames.cancel()
-        await asyncio.gather(*(frames for _, frames in self._batches), return_exceptions=True)
-        await self._workers.run_always(self._pack.abort)
+        try:
+            await asyncio.gather(*(frames for _, frames in self._batches), return_exceptions=True)
+        finally:
+            await self._workers.run_always(self._pack.abort)
 
     async def _write_one(self) -> None:
         batch, task = self._batches[0]

@@ -69,6 +69,10 @@ def _check_nar(connection: Connection, cache: CacheRow, info: NarInfo) -> None:
     path = load_paths(connection, cache.id, [info.store_path.hash_part]).get(info.store_path.hash_part)
     if path is None or path.nar_hash != info.nar_hash:
         raise Conflict(f"narinfo URL {excerpt(info.url)}: no such NAR was uploaded to this cache; upload it first")
+    if path.nar_size != info.nar_size:
+        raise InvalidFormat(
+            f"narinfo NarSize {info.nar_size}: the NAR of {path.store_path.base_name} has {path.nar_size}"
+        )
 
 
 def _compare(info: NarInfo, found: UploadRow) -> None:

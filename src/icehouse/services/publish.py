@@ -1,5 +1,7 @@
 """Publishing: paths become visible, all of a batch together, when their closure is complete."""
 
+import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +11,7 @@ from typing import Final, Protocol
 from sqlalchemy import Connection
 
 from icehouse.api.publish import MissingAnswer, MissingRequest, PathBody, PathsAnswer, PathsRequest, RefusedPath
-from icehouse.db.caches import CacheRow, UpstreamRow, get_cache, list_upstreams
+from icehouse.db.caches import CacheRow, UpstreamRow, get_cache, list_upstreams, next_generation
 from icehouse.db.chunks import load_chunks
 from icehouse.db.engine import Database
 from icehouse.db.nars import NarRow, find_nars, find_recipe
@@ -18,11 +20,13 @@ from icehouse.db.paths import (
     PathRow,
     add_external,
     find_names,
+    find_restorable,
     find_visible,
     load_externals,
     load_paths,
     put_paths,
     render_references,
+    restore_paths,
     set_signatures,
 )
 from icehouse.db.waiting import WaitingRow, delete_waiting, load_waiting_for, put_waiting
@@ -59,6 +63,8 @@ MAX_PATHS: Final = 2_000
 MAX_REFERENCES: Final = 10_000
 """References of one path. The largest in nixpkgs have some thousands."""
 
+_TRIES: Final = 8
+
 
 class SecretKeys(Protocol):
     """Where the signing keys of caches come from."""
@@ -87,6 +93,8 @@ class _Loaded:
     new_externals: Sequence[tuple[ExternalRow, str]]
     """Those of the batch that the cache does not have yet, with the URL of the upstream."""
     waiting: Mapping[HashPart, WaitingRow]
+    restored: Sequence[int]
+    """Hidden paths, by id, that the batch refers to or that those reach: they become visible with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +121,8 @@ class Publisher:
         self._workers = workers
         self._keys = keys
         self._clock = clock
+        # Of many requests at once that change each other's decisions, each gets a turn in the end.
+        self._retrying = asyncio.Lock()
 
     async def find_missing(self, cache: CacheRow, request: MissingRequest) -> MissingAnswer:
         """Which of the hash parts are not visible in the cache. A pure read.
@@ -137,7 +147,7 @@ class Publisher:
             InvalidFormat: a field is broken, or a CA does not fit its path.
             TooLarge: a limit is exceeded.
             NotFound: the cache was deleted meanwhile.
-            Conflict: what was decided upon changed meanwhile, twice; ask again.
+            Conflict: what was decided upon changed meanwhile, again and again; ask again.
         """
         if len(request.paths) > MAX_PATHS or len(request.externals) > MAX_PATHS:
             raise TooLarge(f"{len(request.paths)} paths and {len(request.externals)} externals; {MAX_PATHS} each fit")
@@ -167,25 +177,42 @@ class Publisher:
         keys = await self._keys.secret_keys(cache.id)
         own_keys = [key.public_key for key in keys]
         known_keys = [*own_keys, *(key for upstream in upstreams for key in upstream.public_keys)]
-        for _ in range(2):
-            loaded = await self._database.read(partial(_load, cache=cache, batch=batch))
-            plan = plan_publish(batch.records, loaded.facts)
-            if plan.refused and not (is_patient and plan.may_wait == batch.records):
+        for attempt in range(_TRIES):
+            async with self._retrying if attempt else contextlib.nullcontext():
+                plan = await self._try(cache, batch, keys, known_keys, token_id=token_id, is_patient=is_patient)
+            if plan is not None:
                 return plan
-            now = self._clock()
-            rows = await self._workers.run(
-                partial(_make_rows, cache, plan, loaded, keys, known_keys, now=now, token_id=token_id)
-            )
-            merges = await self._workers.run(partial(_find_merges, cache, plan, loaded, known_keys))
-            journal_key = None
-            if rows or loaded.new_externals:
-                journal_key = await self._write_journal(cache, rows, loaded.new_externals, now=now, token_id=token_id)
-            changes = _Changes(plan, rows, loaded.new_externals, merges, now, token_id)
-            if await self._database.write(partial(_publish, cache=cache, batch=batch, changes=changes)):
-                return plan
-            if journal_key is not None:  # It tells of what did not happen.
-                await self._workers.run_always(partial(self._blobs.delete, journal_key))
-        raise Conflict("another request changed these paths at the same time; repeat yours")
+        raise Conflict("other requests changed these paths again and again at the same time; repeat yours")
+
+    async def _try(
+        self,
+        cache: CacheRow,
+        batch: _Batch,
+        keys: Sequence[SecretKey],
+        known_keys: Sequence[PublicKey],
+        *,
+        token_id: int | None,
+        is_patient: bool,
+    ) -> PublishPlan | None:
+        """Decide and do it, or give `None` if what was decided upon changed meanwhile."""
+        loaded = await self._database.read(partial(_load, cache=cache, batch=batch))
+        plan = plan_publish(batch.records, loaded.facts)
+        if plan.refused and not (is_patient and plan.may_wait == batch.records):
+            return plan
+        now = self._clock()
+        rows = await self._workers.run(
+            partial(_make_rows, cache, plan, loaded, keys, known_keys, now=now, token_id=token_id)
+        )
+        merges = await self._workers.run(partial(_find_merges, cache, plan, loaded, known_keys))
+        journal_key = None
+        if rows or loaded.new_externals:
+            journal_key = await self._write_journal(cache, rows, loaded.new_externals, now=now, token_id=token_id)
+        changes = _Changes(plan, rows, loaded.new_externals, merges, now, token_id)
+        if await self._database.write(partial(_publish, cache=cache, batch=batch, changes=changes)):
+            return plan
+        if journal_key is not None:  # It tells of what did not happen.
+            await self._workers.run_always(partial(self._blobs.delete, journal_key))
+        return None
 
     async def _write_journal(
         self,
@@ -300,13 +327,17 @@ def _load(connection: Connection, cache: CacheRow, batch: _Batch) -> _Loaded:
     for hash_part, store_path in find_names(connection, cache.id, wanted - named).items():
         visible[hash_part] = VisiblePath(store_path, b"", ())
     known = load_externals(connection, cache.id, wanted | offered.keys())
+    hidden = find_restorable(connection, cache.id, wanted - named - visible.keys() - known.keys())
+    for hash_part, row in hidden.items():
+        visible[hash_part] = VisiblePath(row.store_path, row.nar_hash, row.references)
     new_externals = [external for hash_part, external in offered.items() if hash_part not in known]
     externals = {hash_part: row.store_path for hash_part, row in known.items()}
     externals |= {row.store_path.hash_part: row.store_path for row, _ in new_externals}
     nars = find_nars(connection, cache.domain_id, {record.nar_hash for record in records})
     sizes = {nar_hash: row.nar_size for nar_hash, row in nars.items()}
     facts = PublishFacts(visible, externals, sizes, {hash_part: row.record for hash_part, row in waiting.items()})
-    return _Loaded(facts, paths, nars, new_externals, waiting)
+    restored = [row.id for hash_part, row in hidden.items() if hash_part not in named]
+    return _Loaded(facts, paths, nars, new_externals, waiting, restored)
 
 
 def _make_rows(
@@ -362,7 +393,15 @@ def _publish(connection: Connection, cache: CacheRow, batch: _Batch, changes: _C
         return False
     for row, _ in changes.externals:
         add_external(connection, cache.id, row, now=changes.now)
-    put_paths(connection, cache.id, [_with_present_file(row, loaded.nars[row.nar_hash]) for row in changes.rows])
+    if changes.rows:
+        generation = next_generation(connection, cache.id)
+        restore_paths(connection, loaded.restored, generation=generation)
+        put_paths(
+            connection,
+            cache.id,
+            [_with_present_file(row, loaded.nars[row.nar_hash]) for row in changes.rows],
+            generation=generation,
+        )
     delete_waiting(connection, cache.id, [row.store_path.hash_part for row in changes.rows])
     for hash_part, signatures in changes.merges.items():
         _merge(connection, loaded.paths[hash_part], signatures)
