@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from backports.zstd import ZstdDecompressor, decompress
-from sqlalchemy import select, update
+from sqlalchemy import Connection, delete, select, update
 
 from icehouse.api.publish import MissingRequest, PathBody, PathsAnswer, PathsRequest
 from icehouse.db.caches import CacheRow, delete_cache, insert_upstream
@@ -178,12 +178,10 @@ async def test_path_named_twice_in_a_batch_is_refused(store: Store, cache: Cache
     assert await store.count(path) == 0
 
 
-async def test_hidden_reference_does_not_count_and_a_push_of_a_hidden_path_restores_it(
-    store: Store, cache: CacheRow
-) -> None:
+async def test_hidden_path_counts_as_missing_and_a_push_of_it_restores_it(store: Store, cache: CacheRow) -> None:
     await publish(store, cache, path_body(LIB, LIB_NAR))
     await store.database.write(lambda connection: connection.execute(update(path).values(hidden_at=NOW)) and None)
-    await assert_refused(store, cache, path_body(APP, APP_NAR, [LIB]), "is neither here")
+    assert await visible(store, cache, LIB) == []
     assert (await publish(store, cache, path_body(LIB, LIB_NAR))).published == [LIB]
     assert await visible(store, cache, LIB) == [LIB]
 
@@ -603,3 +601,47 @@ async def test_journal_and_packs_alone_give_back_all_that_was_published(store: S
     (told_external,) = entry.externals
     assert (told_external.store_path, told_external.upstream) == (evidence.store_path, "https://up.example")
     assert UPSTREAM.public_key.verify(text_of(evidence), Signature.parse(told_external.signature))
+
+
+async def hide(store: Store, cache: CacheRow, *base_names: str) -> None:
+    parts = [base_name[:32] for base_name in base_names]
+    same = (path.c.cache_id == cache.id) & path.c.hash_part.in_(parts)
+    await store.database.write(lambda connection: connection.execute(update(path).where(same).values(hidden_at=NOW)))
+
+
+async def test_push_of_what_refers_to_hidden_paths_restores_them(store: Store, cache: CacheRow) -> None:
+    await publish(store, cache, path_body(LIB, LIB_NAR), path_body(APP, APP_NAR, [APP, LIB]))
+    await hide(store, cache, LIB, APP)
+    await publish(store, cache, path_body(TOOL, LIB_NAR, [APP]))
+    assert await visible(store, cache, TOOL, APP, LIB) == [TOOL, APP, LIB]
+
+
+async def test_hidden_paths_whose_closure_is_not_whole_stay_hidden(store: Store, cache: CacheRow) -> None:
+    await publish(store, cache, path_body(LIB, LIB_NAR), path_body(APP, APP_NAR, [LIB]))
+    await hide(store, cache, LIB, APP)
+    gone = (path.c.cache_id == cache.id) & (path.c.hash_part == LIB[:32])
+    await store.database.write(lambda connection: connection.execute(delete(path).where(gone)))
+    await assert_refused(store, cache, path_body(TOOL, LIB_NAR, [APP]), f"reference {APP} is neither here")
+    assert await visible(store, cache, APP) == []
+
+
+async def test_push_of_a_hidden_path_with_what_refers_to_it_shows_both(store: Store, cache: CacheRow) -> None:
+    lib, app = path_body(LIB, LIB_NAR), path_body(APP, APP_NAR, [LIB])
+    await publish(store, cache, lib, app)
+    await hide(store, cache, LIB, APP)
+    answer = await publish(store, cache, path_body(TOOL, LIB_NAR, [APP]), lib)
+    assert answer.published == [TOOL, LIB]
+    assert await visible(store, cache, TOOL, APP, LIB) == [TOOL, APP, LIB]
+
+
+async def test_whatever_becomes_visible_gets_a_new_generation(store: Store, cache: CacheRow) -> None:
+    def generation(connection: Connection, base_name: str) -> int:
+        same = (path.c.cache_id == cache.id) & (path.c.hash_part == base_name[:32])
+        return connection.execute(select(path.c.generation).where(same)).scalar_one()
+
+    await publish(store, cache, path_body(LIB, LIB_NAR))
+    first = await store.database.read(lambda connection: generation(connection, LIB))
+    await hide(store, cache, LIB)
+    await publish(store, cache, path_body(APP, APP_NAR, [LIB]))
+    restored = await store.database.read(lambda connection: generation(connection, LIB))
+    assert 0 < first < restored == await store.database.read(lambda connection: generation(connection, APP))

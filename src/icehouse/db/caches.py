@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, delete, exists, func, insert, select
+from sqlalchemy import Connection, Row, delete, exists, func, insert, select, update
 
 from icehouse.db.schema import cache, chunk, domain, external, nar, pack, path, recipe, upstream
 from icehouse.errors import Conflict, NotFound
@@ -131,6 +131,12 @@ def delete_cache(connection: Connection, cache_id: int) -> None:
     connection.execute(delete(path).where(path.c.cache_id == cache_id))
     if connection.execute(delete(cache).where(cache.c.id == cache_id)).rowcount == 0:
         raise NotFound("the cache was deleted already")
+
+
+def next_generation(connection: Connection, cache_id: int) -> int:
+    """The number of a change that makes paths of the cache visible; every such change takes one."""
+    statement = update(cache).where(cache.c.id == cache_id).values(generation=cache.c.generation + 1)
+    return connection.execute(statement.returning(cache.c.generation)).scalar_one()
 
 
 def find_domain(connection: Connection, name: str) -> int | None:

@@ -97,7 +97,44 @@ def find_names(connection: Connection, cache_id: int, hash_parts: Collection[Has
     }
 
 
-def put_paths(connection: Connection, cache_id: int, rows: Sequence[tuple[int, PathRow]]) -> None:
+def find_restorable(connection: Connection, cache_id: int, hash_parts: Collection[HashPart]) -> dict[HashPart, PathRow]:
+    """Those of *hash_parts* that are hidden and can come back, with all hidden paths that must come back with them.
+
+    One can if all that it reaches is in the cache, visible or hidden, or external.
+    """
+    found: dict[HashPart, PathRow] = {}
+    absent: set[HashPart] = set()
+    frontier = set(hash_parts)
+    while frontier:
+        rows = load_paths(connection, cache_id, frontier)
+        hidden = {hash_part: row for hash_part, row in rows.items() if row.hidden_at is not None}
+        absent |= frontier - rows.keys() - load_externals(connection, cache_id, frontier - rows.keys()).keys()
+        found |= hidden
+        reached = {reference.hash_part for row in hidden.values() for reference in row.references}
+        frontier = reached - found.keys() - absent
+        frontier -= find_visible(connection, cache_id, frontier)
+    lost = True
+    while lost:
+        lost = {
+            hash_part
+            for hash_part, row in found.items()
+            if any(reference.hash_part in absent for reference in row.references)
+        }
+        absent |= lost
+        for hash_part in lost:
+            del found[hash_part]
+    return found
+
+
+def restore_paths(connection: Connection, path_ids: Sequence[int], *, generation: int) -> None:
+    """Make hidden paths visible again, as they were."""
+    for start in range(0, len(path_ids), _BATCH):
+        batch = path_ids[start : start + _BATCH]
+        values = {"hidden_at": None, "hidden_because": None, "generation": generation}
+        connection.execute(update(path).where(path.c.id.in_(batch)).values(**values))
+
+
+def put_paths(connection: Connection, cache_id: int, rows: Sequence[tuple[int, PathRow]], *, generation: int) -> None:
     """Make paths visible, each given with the id of its NAR.
 
     A hidden one of the same hash part becomes the new one. `PathRow.id` is not looked at.
@@ -109,7 +146,7 @@ def put_paths(connection: Connection, cache_id: int, rows: Sequence[tuple[int, P
     new: list[dict[str, object]] = []
     for nar_id, row in rows:
         hash_part = row.store_path.hash_part
-        values = _values(nar_id, row)
+        values = {**_values(nar_id, row), "generation": generation}
         if hash_part in hidden:
             same = (path.c.cache_id == cache_id) & (path.c.hash_part == hash_part)
             connection.execute(update(path).where(same).values(**values))
@@ -134,6 +171,7 @@ def _values(nar_id: int, row: PathRow) -> dict[str, object]:
         "signatures": " ".join(row.signatures),
         "created_at": row.created_at,
         "hidden_at": None,
+        "hidden_because": None,
         "published_by": row.published_by,
     }
 

@@ -328,8 +328,8 @@ def _load(connection: Connection, cache: CacheRow, batch: _Batch) -> _Loaded:
         visible[hash_part] = VisiblePath(store_path, b"", ())
     known = load_externals(connection, cache.id, wanted | offered.keys())
     hidden = find_restorable(connection, cache.id, wanted - named - visible.keys() - known.keys())
-    for hash_part, row in hidden.items():
-        visible[hash_part] = VisiblePath(row.store_path, row.nar_hash, row.references)
+    for hash_part in hidden.keys() - named:
+        visible[hash_part] = VisiblePath(hidden[hash_part].store_path, b"", ())
     new_externals = [external for hash_part, external in offered.items() if hash_part not in known]
     externals = {hash_part: row.store_path for hash_part, row in known.items()}
     externals |= {row.store_path.hash_part: row.store_path for row, _ in new_externals}

@@ -1,0 +1,238 @@
+"""What collection reads and changes: a page of rows at a time, and acts that look again at what they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, insert, not_, select, update
+
+from icehouse.db.schema import (
+    cache,
+    chunk,
+    collection,
+    nar,
+    pack,
+    path,
+    pin_revision,
+    recipe,
+    upload,
+    waiting_path,
+)
+from icehouse.rules.collection import GRACE_SECONDS
+
+PAGE_ROWS: Final = 10_000
+"""Rows that one reading transaction brings."""
+
+_BATCH: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class PathFact:
+    """A visible path, for a plan."""
+
+    id: int
+    hash_part: str
+    name: str
+    nar_id: int
+    created_at: int
+    references: str
+    """Base names, joined by spaces."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkFact:
+    """A chunk, for a plan."""
+
+    number: int
+    pack_id: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PackRow:
+    """A pack of a domain."""
+
+    id: int
+    name: bytes
+    size_bytes: int
+    created_at: int
+    condemned_at: int | None
+
+
+def read_generation(connection: Connection, cache_id: int) -> int:
+    """The cache's generation: what becomes visible after this has a higher one."""
+    return connection.execute(select(cache.c.generation).where(cache.c.id == cache_id)).scalar_one()
+
+
+def page_of_paths(connection: Connection, cache_id: int, after: int) -> list[PathFact]:
+    """The next visible paths of the cache, by id, after that id."""
+    rows = connection.execute(
+        select(path.c.id, path.c.hash_part, path.c.name, path.c.nar_id, path.c.created_at, path.c.references)
+        .where(path.c.cache_id == cache_id, path.c.hidden_at.is_(None), path.c.id > after)
+        .order_by(path.c.id)
+        .limit(PAGE_ROWS)
+    )
+    return [PathFact(*row) for row in rows]
+
+
+def newer_paths(connection: Connection, cache_id: int, generation: int) -> list[PathFact]:
+    """The visible paths that became visible after that generation."""
+    rows = connection.execute(
+        select(path.c.id, path.c.hash_part, path.c.name, path.c.nar_id, path.c.created_at, path.c.references).where(
+            path.c.cache_id == cache_id, path.c.generation > generation, path.c.hidden_at.is_(None)
+        )
+    )
+    return [PathFact(*row) for row in rows]
+
+
+def hide(connection: Connection, paths: Iterable[tuple[int, str]], *, now: int) -> None:
+    """Hide paths, each given by its id with the reason. The caller knows that nothing visible refers to them."""
+    rows = [{"row_id": path_id, "reason": reason} for path_id, reason in paths]
+    if rows:
+        statement = (
+            update(path)
+            .where(path.c.id == bindparam("row_id"), path.c.hidden_at.is_(None))
+            .values(hidden_at=now, hidden_because=bindparam("reason"))
+        )
+        connection.execute(statement, rows)
+
+
+def set_stored_bytes(connection: Connection, cache_id: int, stored_bytes: int) -> None:
+    """Note the size of a cache."""
+    connection.execute(update(cache).where(cache.c.id == cache_id).values(stored_bytes=stored_bytes))
+
+
+def page_of_recipes(connection: Connection, domain_id: int, after: int) -> list[tuple[int, bytes]]:
+    """The next NARs of the domain after that id, and their encoded recipes."""
+    rows = connection.execute(
+        select(nar.c.id, recipe.c.body)
+        .where(nar.c.domain_id == domain_id, nar.c.id > after, recipe.c.nar_id == nar.c.id)
+        .order_by(nar.c.id)
+        .limit(_BATCH)
+    )
+    return [(row.id, row.body) for row in rows]
+
+
+def load_recipes(connection: Connection, nar_ids: Collection[int]) -> dict[int, bytes]:
+    """The encoded recipes of NARs, at most a thousand."""
+    rows = connection.execute(select(recipe.c.nar_id, recipe.c.body).where(recipe.c.nar_id.in_(nar_ids)))
+    return {row.nar_id: row.body for row in rows}
+
+
+def page_of_chunks(connection: Connection, domain_id: int, after: int) -> list[ChunkFact]:
+    """The next chunks of the domain, by number, after that number."""
+    rows = connection.execute(
+        select(chunk.c.number, chunk.c.pack_id, chunk.c.stored_bytes)
+        .where(chunk.c.domain_id == domain_id, chunk.c.number > after)
+        .order_by(chunk.c.number)
+        .limit(PAGE_ROWS)
+    )
+    return [ChunkFact(*row) for row in rows]
+
+
+def list_packs(connection: Connection, domain_id: int) -> list[PackRow]:
+    """All packs of the domain."""
+    rows = connection.execute(
+        select(pack.c.id, pack.c.name, pack.c.size_bytes, pack.c.created_at, pack.c.condemned_at).where(
+            pack.c.domain_id == domain_id
+        )
+    )
+    return [PackRow(*row) for row in rows]
+
+
+def set_condemned(connection: Connection, pack_ids: Sequence[int], condemned_at: int | None) -> None:
+    """Condemn packs, or lift their condemnation."""
+    for start in range(0, len(pack_ids), _BATCH):
+        batch = pack_ids[start : start + _BATCH]
+        connection.execute(update(pack).where(pack.c.id.in_(batch)).values(condemned_at=condemned_at))
+
+
+def delete_pack(connection: Connection, pack_id: int, *, condemned_at: int) -> bool:
+    """Delete a pack's rows. False, and nothing changed, if its condemnation is another one now or was lifted."""
+    still = (pack.c.id == pack_id) & (pack.c.condemned_at == condemned_at)
+    if connection.execute(select(pack.c.id).where(still)).first() is None:
+        return False
+    connection.execute(delete(chunk).where(chunk.c.pack_id == pack_id))
+    connection.execute(delete(pack).where(pack.c.id == pack_id))
+    return True
+
+
+def count_purgeable_paths(connection: Connection, domain_id: int, *, now: int) -> int:
+    """How many paths of the domain's caches were in the trash for as long as their cache keeps them there."""
+    statement = select(func.count()).select_from(path.join(cache)).where(_is_purgeable(domain_id, now))
+    return connection.execute(statement).scalar_one()
+
+
+def purge_paths(connection: Connection, domain_id: int, *, now: int) -> list[int]:
+    """Delete some of those paths, at most a thousand, those hidden first before others; their ids."""
+    found = connection.execute(
+        select(path.c.id)
+        .select_from(path.join(cache))
+        .where(_is_purgeable(domain_id, now))
+        .order_by(path.c.hidden_at, path.c.id)
+        .limit(_BATCH)
+    )
+    ids = list(found.scalars())
+    connection.execute(delete(pin_revision).where(pin_revision.c.path_id.in_(ids)))
+    connection.execute(delete(path).where(path.c.id.in_(ids)))
+    return ids
+
+
+def page_of_purgeable_nars(connection: Connection, domain_id: int, after: int, *, now: int) -> list[int]:
+    """The next NARs of the domain, by id, that no path needs, but such as can be purged, and that nobody awaits."""
+    young = now - GRACE_SECONDS
+    has_path = exists().where(path.c.nar_id == nar.c.id, cache.c.id == path.c.cache_id, not_(_is_in_trash_long(now)))
+    is_staged = exists().where(upload.c.nar_id == nar.c.id, upload.c.created_at >= young)
+    is_awaited = exists().where(
+        waiting_path.c.nar_hash == nar.c.nar_hash,
+        waiting_path.c.created_at >= young,
+        cache.c.id == waiting_path.c.cache_id,
+        cache.c.domain_id == domain_id,
+    )
+    rows = connection.execute(
+        select(nar.c.id)
+        .where(nar.c.domain_id == domain_id, nar.c.id > after, nar.c.created_at < young)
+        .where(not_(has_path), not_(is_staged), not_(is_awaited))
+        .order_by(nar.c.id)
+        .limit(_BATCH)
+    )
+    return list(rows.scalars())
+
+
+def purge_nars(connection: Connection, domain_id: int, *, now: int) -> int:
+    """Delete some of those NARs with their recipes and uploads, at most a thousand; how many."""
+    ids = page_of_purgeable_nars(connection, domain_id, 0, now=now)
+    connection.execute(delete(nar).where(nar.c.id.in_(ids)))
+    return len(ids)
+
+
+def purge_staged(connection: Connection, domain_id: int, *, now: int) -> int:
+    """Forget what waited for too long: paths for their references, and uploads for a path; how many."""
+    young = now - GRACE_SECONDS
+    caches = select(cache.c.id).where(cache.c.domain_id == domain_id)
+    waiting = connection.execute(
+        delete(waiting_path).where(waiting_path.c.cache_id.in_(caches), waiting_path.c.created_at < young)
+    )
+    has_path = exists().where(path.c.nar_id == upload.c.nar_id, path.c.cache_id == upload.c.cache_id)
+    staged = connection.execute(
+        delete(upload).where(upload.c.cache_id.in_(caches), upload.c.created_at < young, not_(has_path))
+    )
+    return waiting.rowcount + staged.rowcount
+
+
+def add_collection(
+    connection: Connection, *, cache_name: str | None, began_at: int, ended_at: int, started_by: str, result: str
+) -> None:
+    """Note what a collection did."""
+    values = {"cache_name": cache_name, "began_at": began_at, "ended_at": ended_at}
+    connection.execute(insert(collection).values(**values, started_by=started_by, result=result))
+
+
+def _is_purgeable(domain_id: int, now: int) -> ColumnElement[bool]:
+    return (cache.c.domain_id == domain_id) & _is_in_trash_long(now)
+
+
+def _is_in_trash_long(now: int) -> ColumnElement[bool]:
+    return path.c.hidden_at.is_not(None) & (path.c.hidden_at < now - cache.c.trash_seconds)
