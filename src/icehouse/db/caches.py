@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, exists, func, insert, select, update
 
-from icehouse.db.schema import cache, chunk, domain, external, nar, pack, path, recipe, upstream
+from icehouse.db.schema import cache, chunk, domain, external, nar, pack, path, pin, recipe, upstream
 from icehouse.errors import Conflict, NotFound
 from icehouse.nix.signing import PublicKey
 from icehouse.nix.store_paths import StoreDir
@@ -121,12 +121,13 @@ def insert_cache(
 
 
 def delete_cache(connection: Connection, cache_id: int) -> None:
-    """Remove a cache with its paths, external references, keys and upstreams.
+    """Remove a cache with its paths, pins, external references, keys and upstreams.
 
     Raises:
         NotFound: it is gone already.
     """
-    # External references go first: they name upstreams, which go with the cache.
+    # External references and pins go first: they name upstreams, which go with the cache, and paths.
+    connection.execute(delete(pin).where(pin.c.cache_id == cache_id))
     connection.execute(delete(external).where(external.c.cache_id == cache_id))
     connection.execute(delete(path).where(path.c.cache_id == cache_id))
     if connection.execute(delete(cache).where(cache.c.id == cache_id)).rowcount == 0:
