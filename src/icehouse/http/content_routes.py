@@ -9,7 +9,7 @@ import asyncio
 import codecs
 import mimetypes
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -142,14 +142,22 @@ async def send_from_nar(request: FileRequest) -> None:
     way = request.names[1].encode("latin-1").removesuffix(b"/")
     names = [unquote_to_bytes(name) for name in way.split(b"/")[1:]]
     found = await request.parts.contents.find(entry.cache, hash_part, names)
+    await send_found(request, found, names, caching_headers(entry))
+
+
+async def send_found(
+    request: FileRequest, found: FoundFile | FoundFolder, names: Sequence[bytes], caching: Sequence[Header]
+) -> None:
+    """Answer with what a store path has at *names*: a file that browsers only show, or the page of a folder."""
     if isinstance(found, FoundFolder):
-        page = FolderPage(entry.cache.name, found.store_path.base_name, hash_part, names, found.node)
+        store_path = found.store_path
+        page = FolderPage(request.cache_name, store_path.base_name, store_path.hash_part, names, found.node)
         text = await asyncio.to_thread(partial(render_folder_page, page))
-        await _send(request, _Text(text), [*PAGE_HEADERS, *caching_headers(entry)], sha256(text).hexdigest())
+        await _send(request, _Text(text), [*PAGE_HEADERS, *caching], sha256(text).hexdigest())
         return
     name = show_name(names[-1]) if names else found.store_path.name
     kind = await asyncio.to_thread(partial(_choose_type, name, found.file))
-    headers = [(b"content-type", kind.encode()), _NO_SNIFFING, _INERT, *caching_headers(entry)]
+    headers = [(b"content-type", kind.encode()), _NO_SNIFFING, _INERT, *caching]
     await _send(request, found.file, headers, _name_file(found))
 
 
