@@ -221,6 +221,35 @@ def test_deleting_what_is_absent_is_no_error(store: BlobStore) -> None:
     assert read(store, KEY) == b"abc"
 
 
+def test_blob_is_deleted_while_it_is_what_the_listing_said(store: BlobStore) -> None:
+    store.put(KEY, b"abc")
+    (info,) = store.list()
+    assert info == store.describe(KEY)
+    assert store.delete_unchanged(info)
+    assert keys(store) == []
+    assert store.delete_unchanged(info), "it is gone, as was asked"
+
+
+def test_blob_that_was_put_again_is_not_deleted(store: BlobStore) -> None:
+    store.put(KEY, b"abc")
+    (info,) = store.list()
+    store.put(KEY, b"abcd")
+    assert not store.delete_unchanged(info)
+    store.put(KEY, b"abc")
+    assert not store.delete_unchanged(info), "the same bytes, but put by somebody who may be about to use them"
+    assert read(store, KEY) == b"abc"
+    assert keys(store) == [KEY]
+
+
+def test_unfinished_blob_is_deleted_while_it_is_what_the_listing_said(store: BlobStore) -> None:
+    writer = store.create()
+    writer.write(b"abc")
+    (info,) = store.list()
+    assert store.delete_unchanged(info)
+    assert keys(store) == []
+    writer.abort()
+
+
 def test_key_can_be_stored_again_after_it_was_deleted(store: BlobStore) -> None:
     store.put(KEY, b"abc")
     assert read(store, KEY) == b"abc"

@@ -73,6 +73,14 @@ class BlobStore(Protocol):
         """
         ...
 
+    def describe(self, key: BlobKey) -> BlobInfo:
+        """What a listing says of the blob.
+
+        Raises:
+            NotFound: there is no such blob.
+        """
+        ...
+
     def read_into(self, key: BlobKey, offset: int, buffer: memoryview) -> None:
         """Fill *buffer* with the bytes from *offset* on.
 
@@ -93,4 +101,12 @@ class BlobStore(Protocol):
 
     def delete(self, key: BlobKey) -> None:
         """Remove a blob, durably. Removing what is absent is no error."""
+        ...
+
+    def delete_unchanged(self, info: BlobInfo) -> bool:
+        """Remove what *info* tells of, durably; False, and it stays, if it was put again since.
+
+        Whoever puts a blob makes it known only afterwards. So one that nobody knew and that is removed like this is
+        never one that somebody is just about to make known.
+        """
         ...

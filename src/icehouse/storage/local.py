@@ -65,6 +65,10 @@ class LocalBlobStore:
 
     def size(self, key: BlobKey) -> int:
         """See `BlobStore.size`."""
+        return self.describe(key).size_bytes
+
+    def describe(self, key: BlobKey) -> BlobInfo:
+        """See `BlobStore.describe`."""
         check_key(key)
         try:
             status = (self._root / key).stat()
@@ -72,7 +76,7 @@ class LocalBlobStore:
             raise _read_error(exc, key) from exc
         if is_unfinished_key(key) or not stat.S_ISREG(status.st_mode):
             raise _not_found(key)
-        return status.st_size
+        return BlobInfo(key, status.st_size, status.st_mtime)
 
     def read_into(self, key: BlobKey, offset: int, buffer: memoryview) -> None:
         """See `BlobStore.read_into`."""
@@ -127,6 +131,32 @@ class LocalBlobStore:
                     _sync_folder(path.parent)
         except OSError as exc:
             raise _translated(exc, f"blob {key}: deleting") from exc
+
+    def delete_unchanged(self, info: BlobInfo) -> bool:
+        """See `BlobStore.delete_unchanged`.
+
+        The file is moved aside before it is looked at, since another process may replace it at any moment.
+        """
+        check_key(info.key)
+        path = self._root / info.key
+        aside = self._root / UNFINISHED / secrets.token_hex(16)
+        try:
+            with self._key_lock(info.key), suppress(FileNotFoundError, NotADirectoryError):
+                if not _is_same(path, info):
+                    return False
+                aside.parent.mkdir(FOLDER_MODE, exist_ok=True)
+                path.rename(aside)
+                if not _is_same(aside, info):
+                    with suppress(FileExistsError):
+                        path.hardlink_to(aside)
+                    aside.unlink()
+                    return False
+                aside.unlink()
+                self._open_files.forget(info.key)
+                _sync_folder(path.parent)
+        except OSError as exc:
+            raise _translated(exc, f"blob {info.key}: deleting") from exc
+        return True
 
     def publish(self, path: Path, key: BlobKey) -> None:
         """Give the synced file *path* its *key*, durably, for its writer. A blob that is there is replaced.
@@ -403,6 +433,11 @@ def _walk(root: str, above: str, prefix: str) -> Iterator[BlobInfo]:
                 except FileNotFoundError:
                     continue
                 yield BlobInfo(BlobKey(key), status.st_size, status.st_mtime, is_unfinished=is_unfinished_key(key))
+
+
+def _is_same(path: Path, info: BlobInfo) -> bool:
+    status = path.lstat()
+    return (status.st_size, status.st_mtime) == (info.size_bytes, info.modified_at)
 
 
 def _make_folder_and_above(folder: Path) -> None:

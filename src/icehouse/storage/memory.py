@@ -47,6 +47,11 @@ class MemoryBlobStore:
         """See `BlobStore.size`."""
         return len(self._get(key).data)
 
+    def describe(self, key: BlobKey) -> BlobInfo:
+        """See `BlobStore.describe`."""
+        blob = self._get(key)
+        return BlobInfo(key, len(blob.data), blob.modified_at)
+
     def read_into(self, key: BlobKey, offset: int, buffer: memoryview) -> None:
         """See `BlobStore.read_into`."""
         data = self._get(key).data
@@ -85,6 +90,16 @@ class MemoryBlobStore:
         with self._lock:
             self._blobs.pop(key, None)
             self._writers.pop(key, None)
+
+    def delete_unchanged(self, info: BlobInfo) -> bool:
+        """See `BlobStore.delete_unchanged`."""
+        with self._lock:
+            blob = self._blobs.get(info.key)
+            if blob is not None and BlobInfo(info.key, len(blob.data), blob.modified_at) != info:
+                return False
+            self._blobs.pop(info.key, None)
+            self._writers.pop(info.key, None)
+        return True
 
     def now(self) -> float:
         """The time for writers to note down."""
