@@ -1,6 +1,6 @@
 """Publishes two paths, or heals them, and is killed at a step of that: once at each, in a folder of its own each time.
 
-python -m tests.services.publish_and_die publish|heal STRIDE TEMPLATE TARGET
+python -m tests.services.publish_and_die publish|heal|copy STRIDE TEMPLATE TARGET
 
 A step is what stands before and after every call on the blob store and its writers, and before, inside (all done, not
 committed) and after every write of the database. For N = 1, 1 + STRIDE, … the folder TEMPLATE is copied to TARGET/N,
@@ -23,9 +23,11 @@ from sqlalchemy import Connection
 
 from icehouse.db.caches import CacheRow, get_cache
 from icehouse.db.engine import Database
+from icehouse.nix.compression import Compression
 from icehouse.storage.blobs import BlobInfo, BlobKey, BlobStore, BlobWriter
 from icehouse.storage.local import LocalBlobStore
 from tests.services.publishing import Store, nar_of
+from tests.services.uploading import NarUpload, StockNix
 
 T = TypeVar("T")
 
@@ -157,7 +159,17 @@ async def heal_both(store: Store) -> None:
         assert state == "stored"
 
 
-JOBS: Final = {"publish": publish_both, "heal": heal_both}
+async def copy_both(store: Store) -> None:
+    """What stock Nix does, but with the narinfo of the referrer first: it waits, and the other completes it."""
+    nix = StockNix(store, await find_cache(store))
+    lib, app = NarUpload.make(LIB_NAR, Compression.GZIP), NarUpload.make(APP_NAR, Compression.ZSTD)
+    for file in (lib, app):
+        await nix.put_nar(file)
+    await nix.put_narinfo(app.narinfo(APP, [LIB]))
+    assert await nix.put_narinfo(lib.narinfo(LIB, [LIB])) == []
+
+
+JOBS: Final = {"publish": publish_both, "heal": heal_both, "copy": copy_both}
 
 
 async def work_until_killed(job: str, folder: Path, fatal: int) -> None:

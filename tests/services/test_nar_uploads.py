@@ -1,6 +1,7 @@
 """NAR files that stock Nix uploads: what is stored of them, and what a broken one leaves."""
 
 import asyncio
+import contextlib
 import hashlib
 import random
 import struct
@@ -14,9 +15,10 @@ from backports.zstd import decompress
 from sqlalchemy import select
 
 from icehouse.db.caches import delete_cache
+from icehouse.db.engine import Database, connect
 from icehouse.db.schema import chunk, nar, pack, upload
 from icehouse.db.uploads import find_upload
-from icehouse.errors import Conflict, InvalidFormat, NotFound, OverQuota, TooLarge, Unsupported
+from icehouse.errors import Conflict, InvalidFormat, NotFound, OverQuota, TooLarge, Unavailable, Unsupported
 from icehouse.nix import nix32
 from icehouse.nix.compression import Compression
 from icehouse.nix.store_paths import StoreDir
@@ -342,6 +344,20 @@ async def test_upload_that_is_cancelled_while_threads_work_leaves_nothing(tmp_pa
     may_go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task
+    await assert_nothing_is_left(store)
+    await nix.put_nar(XZ)
+    await assert_stored(nix, XZ)
+    await store.close()
+
+
+async def test_database_that_stays_locked_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    Store.open(tmp_path).database.close()
+    store = Store(Database.open(tmp_path / "icehouse.db", busy_timeout_seconds=0.01), MemoryBlobStore())
+    nix = StockNix(store, await store.create_cache("main"))
+    with contextlib.closing(connect(tmp_path / "icehouse.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable):
+            await nix.put_nar(XZ)
     await assert_nothing_is_left(store)
     await nix.put_nar(XZ)
     await assert_stored(nix, XZ)

@@ -157,6 +157,8 @@ class CacheFiles:
             await handler(request)
         except ClientLeft:
             _log.info("client left", route=route.template, cache=cache_name)
+            if not is_started:  # It may listen still, and else the server would say 500.
+                await _answer_error(scope, send, InvalidFormat("the body broke off before its end"))
         except Exception as exc:
             if is_started:  # Only a connection that ends too soon can still say that the body is not whole.
                 _log.exception("a file could not be sent whole", route=route.template, cache=cache_name)
