@@ -162,7 +162,7 @@ async def heal_both(store: Store) -> None:
 async def copy_both(store: Store) -> None:
     """What stock Nix does, but with the narinfo of the referrer first: it waits, and the other completes it."""
     nix = StockNix(store, await find_cache(store))
-    lib, app = NarUpload.make(LIB_NAR, Compression.GZIP), NarUpload.make(APP_NAR, Compression.ZSTD)
+    lib, app = NarUpload.make(LIB_NAR, Compression.LZ4), NarUpload.make(APP_NAR, Compression.ZSTD)
     for file in (lib, app):
         await nix.put_nar(file)
     await nix.put_narinfo(app.narinfo(APP, [LIB]))
