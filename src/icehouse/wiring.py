@@ -51,6 +51,7 @@ from icehouse.services.nar_uploads import NarUploads
 from icehouse.services.narinfo_uploads import NarinfoUploads
 from icehouse.services.nars import MAX_NARS, NarRegistry
 from icehouse.services.packs import MAX_IDENTITIES, PackReceiver
+from icehouse.services.pins import Pins
 from icehouse.services.publish import MAX_HASH_PARTS, MAX_PATHS, Publisher
 from icehouse.services.realisations import Realisations
 from icehouse.services.recent_chunks import RecentChunks
@@ -146,6 +147,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
         nars = NarRegistry(database, blobs, workers, recent, clock, max_nar_bytes=settings.max_nar_bytes)
         stack.push_async_callback(nars.close)
         nar_files = NarFiles(database, reader, blobs)
+        contents = Contents(database, nar_files, workers)
         sealer = Sealer(folder.secret.read_bytes())
         publisher = Publisher(database, blobs, workers, Signer(database, sealer), clock)
         nar_uploads = NarUploads(
@@ -168,7 +170,8 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             nar_uploads=nar_uploads,
             narinfo_uploads=NarinfoUploads(database, publisher),
             aliases=Aliases(database, nar_files),
-            contents=Contents(database, nar_files, workers),
+            contents=contents,
+            pins=Pins(database, contents, clock=clock),
             logs=Logs(database, blobs, workers, clock),
             realisations=Realisations(database, clock),
             counters=counters,

@@ -325,8 +325,8 @@ async def test_name_of_a_pin_whose_paths_were_all_purged_can_be_used_again(
 @pytest.mark.parametrize("way", ["bin/app", "bin/link", "bin"])
 async def test_artifacts_are_found_with_what_is_in_them(pins: Pins, cache: CacheRow, way: str) -> None:
     await put(pins, cache, APP, "bin")
-    store_path, found = await pins.find_artifact(cache, "app", way.encode().split(b"/"))
-    assert store_path == StorePath.parse(APP)
+    found = await pins.find_artifact(cache, "app", way.encode().split(b"/"))
+    assert found.store_path == StorePath.parse(APP)
     if isinstance(found, FoundFolder):
         assert sorted(found.node.entries) == [b"app", b"link"]
     else:
@@ -335,7 +335,7 @@ async def test_artifacts_are_found_with_what_is_in_them(pins: Pins, cache: Cache
 
 async def test_artifact_may_lie_in_another_path_of_the_cache(pins: Pins, cache: CacheRow) -> None:
     await put(pins, cache, APP, "lib/so")
-    _, found = await pins.find_artifact(cache, "app", [b"lib", b"so"])
+    found = await pins.find_artifact(cache, "app", [b"lib", b"so"])
     assert isinstance(found, FoundFile)
     assert found.file.read(0, found.file.file_size) == b"a library"
 

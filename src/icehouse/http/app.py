@@ -20,6 +20,8 @@ from icehouse.http import (
     cache_routes,
     content_routes,
     log_routes,
+    pin_files,
+    pin_routes,
     publish_routes,
     realisation_routes,
     server_routes,
@@ -52,6 +54,10 @@ ROUTES = (
     publish_routes.register_nars,
     publish_routes.show_nar,
     publish_routes.publish_paths,
+    pin_routes.list_pins,
+    pin_routes.show_pin,
+    pin_routes.put_pin,
+    pin_routes.delete_pin,
     token_routes.list_tokens,
     token_routes.show_own_token,
     token_routes.create_token,
@@ -64,6 +70,7 @@ FILE_ROUTES: tuple[FileRoute, ...] = (
     *log_routes.ROUTES,
     *realisation_routes.ROUTES,
     *content_routes.ROUTES,
+    *pin_files.ROUTES,
 )
 """Every file of a cache beside those of the hot routes, and all that stock Nix uploads. The first match counts."""
 

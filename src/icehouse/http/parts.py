@@ -20,6 +20,7 @@ from icehouse.services.nar_uploads import NarUploads
 from icehouse.services.narinfo_uploads import NarinfoUploads
 from icehouse.services.nars import NarRegistry
 from icehouse.services.packs import PackReceiver
+from icehouse.services.pins import Pins
 from icehouse.services.publish import Publisher
 from icehouse.services.realisations import Realisations
 from icehouse.services.tokens import Tokens
@@ -71,6 +72,7 @@ class ServerParts:
     narinfo_uploads: NarinfoUploads
     aliases: Aliases
     contents: Contents
+    pins: Pins
     logs: Logs
     realisations: Realisations
     counters: ServerCounters

@@ -135,9 +135,7 @@ class Pins:
         """
         return (await self._find_visible(cache, name)).store_path
 
-    async def find_artifact(
-        self, cache: CacheRow, name: str, names: Sequence[bytes]
-    ) -> tuple[StorePath, FoundFile | FoundFolder]:
+    async def find_artifact(self, cache: CacheRow, name: str, names: Sequence[bytes]) -> FoundFile | FoundFolder:
         """What a pin's path has at *names*, if that is one of its artifacts or lies in one.
 
         Raises:
@@ -148,7 +146,7 @@ class Pins:
         if not is_artifact(newest.artifacts, names):
             named = ", ".join(newest.artifacts) or "none"
             raise NotFound(f"the artifacts of pin {name!r} are: {named}")
-        return newest.store_path, await self._contents.find(cache, newest.store_path.hash_part, names)
+        return await self._contents.find(cache, newest.store_path.hash_part, names)
 
     async def _find_visible(self, cache: CacheRow, name: str) -> RevisionRow:
         newest = (await self._database.read(partial(_get_pin, cache=cache, name=name))).newest
