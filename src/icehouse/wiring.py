@@ -149,7 +149,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
         nar_files = NarFiles(database, reader, blobs)
         contents = Contents(database, nar_files, workers)
         sealer = Sealer(folder.secret.read_bytes())
-        publisher = Publisher(database, blobs, workers, Signer(database, sealer), clock)
+        publisher = Publisher(database, blobs, workers, Signer(database, sealer), clock, note_use=access_times.note)
         nar_uploads = NarUploads(
             database,
             blobs,

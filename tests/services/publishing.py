@@ -110,7 +110,15 @@ class Store:
         self.nars = NarRegistry(database, blobs, self.workers, self.recent, lambda: NOW, long_nar_bytes=long_nar_bytes)
         self.reader = database.open_reader()
         self.nar_files = NarFiles(database, self.reader, blobs)
-        self.publisher = Publisher(database, blobs, self.workers, OneKey(), lambda: NOW)
+        self.uses: list[tuple[int, int]] = []
+        self.publisher = Publisher(
+            database,
+            blobs,
+            self.workers,
+            OneKey(),
+            lambda: NOW,
+            note_use=lambda path_id, now: self.uses.append((path_id, now)),
+        )
 
     @classmethod
     def open(cls, folder: Path, blobs: BlobStore | None = None, *, long_nar_bytes: int = LONG_NAR_BYTES) -> Self:

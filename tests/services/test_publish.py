@@ -514,6 +514,12 @@ class WatchedPuts:
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         return self._blobs.list(prefix)
 
+    def describe(self, key: BlobKey) -> BlobInfo:
+        return self._blobs.describe(key)
+
+    def delete_unchanged(self, info: BlobInfo) -> bool:
+        return self._blobs.delete_unchanged(info)
+
     def delete(self, key: BlobKey) -> None:
         self._blobs.delete(key)
 
@@ -645,3 +651,9 @@ async def test_whatever_becomes_visible_gets_a_new_generation(store: Store, cach
     await publish(store, cache, path_body(APP, APP_NAR, [LIB]))
     restored = await store.database.read(lambda connection: generation(connection, LIB))
     assert 0 < first < restored == await store.database.read(lambda connection: generation(connection, APP))
+
+
+async def test_asking_what_is_missing_counts_as_a_use_of_what_is_there(store: Store, cache: CacheRow) -> None:
+    await publish(store, cache, path_body(LIB, LIB_NAR))
+    assert await visible(store, cache, LIB, APP) == [LIB]
+    assert store.uses == [((await row_of(store, cache, LIB)).id, NOW)]

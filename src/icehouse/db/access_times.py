@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from icehouse.db.schema import path_access
@@ -39,6 +39,22 @@ def add_uses(connection: Connection, new: Sequence[PathUse]) -> None:
     connection.execute(
         addition, [{"path_id": use.path_id, "last_used_at": use.last_used_at, "uses": use.uses} for use in new]
     )
+
+
+def page_of_uses(connection: Connection, after: int, limit: int) -> list[tuple[int, int]]:
+    """The next paths after that number, ascending, and when they were used last."""
+    rows = connection.execute(
+        select(path_access.c.path_id, path_access.c.last_used_at)
+        .where(path_access.c.path_id > after)
+        .order_by(path_access.c.path_id)
+        .limit(limit)
+    )
+    return [(row.path_id, row.last_used_at) for row in rows]
+
+
+def forget_uses(connection: Connection, path_ids: Collection[int]) -> None:
+    """Forget paths that are gone, whose numbers may come again; at most a thousand at once."""
+    connection.execute(delete(path_access).where(path_access.c.path_id.in_(path_ids)))
 
 
 def load_uses(connection: Connection, path_ids: Collection[int]) -> dict[int, PathUse]:

@@ -9,6 +9,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, insert, not_, select, update
 
 from icehouse.db.schema import (
+    build_log,
     cache,
     chunk,
     collection,
@@ -21,6 +22,7 @@ from icehouse.db.schema import (
     waiting_path,
 )
 from icehouse.rules.collection import GRACE_SECONDS
+from icehouse.rules.retention import Retention
 
 PAGE_ROWS: Final = 10_000
 """Rows that one reading transaction brings."""
@@ -51,6 +53,19 @@ class ChunkFact:
 
 
 @dataclass(frozen=True, slots=True)
+class CompactableChunk:
+    """A chunk that may be copied into another pack."""
+
+    number: int
+    pack_id: int
+    pack_offset: int
+    identity: bytes
+    stored_bytes: int
+    raw_bytes: int
+    places: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class PackRow:
     """A pack of a domain."""
 
@@ -64,6 +79,12 @@ class PackRow:
 def read_generation(connection: Connection, cache_id: int) -> int:
     """The cache's generation: what becomes visible after this has a higher one."""
     return connection.execute(select(cache.c.generation).where(cache.c.id == cache_id)).scalar_one()
+
+
+def read_retention(connection: Connection, cache_id: int) -> Retention:
+    """What the cache keeps."""
+    columns = select(cache.c.keep_unused_seconds, cache.c.keep_pushed_seconds, cache.c.budget_bytes)
+    return Retention(*connection.execute(columns.where(cache.c.id == cache_id)).one())
 
 
 def page_of_paths(connection: Connection, cache_id: int, after: int) -> list[PathFact]:
@@ -157,6 +178,55 @@ def delete_pack(connection: Connection, pack_id: int, *, condemned_at: int) -> b
     connection.execute(delete(chunk).where(chunk.c.pack_id == pack_id))
     connection.execute(delete(pack).where(pack.c.id == pack_id))
     return True
+
+
+def find_known_objects(connection: Connection, domain_id: int, names: Sequence[bytes]) -> set[bytes]:
+    """Those of the names, at most a thousand, that a pack of the domain or a log of one of its caches has."""
+    packs = select(pack.c.name).where(pack.c.domain_id == domain_id, pack.c.name.in_(names))
+    logs = select(build_log.c.blob_name).where(
+        build_log.c.cache_id == cache.c.id, cache.c.domain_id == domain_id, build_log.c.blob_name.in_(names)
+    )
+    return {*connection.execute(packs).scalars(), *connection.execute(logs).scalars()}
+
+
+def load_compactable(connection: Connection, pack_ids: Sequence[int]) -> list[CompactableChunk]:
+    """The sound chunks of a few packs, as they stand in them."""
+    rows = connection.execute(
+        select(chunk)
+        .where(chunk.c.pack_id.in_(pack_ids), chunk.c.quarantined_at.is_(None))
+        .order_by(chunk.c.pack_id, chunk.c.pack_offset)
+    )
+    return [
+        CompactableChunk(
+            row.number, row.pack_id, row.pack_offset, row.identity, row.stored_bytes, row.raw_bytes, row.places
+        )
+        for row in rows
+    ]
+
+
+def move_chunks(
+    connection: Connection,
+    domain_id: int,
+    name: bytes,
+    size_bytes: int,
+    moves: Sequence[tuple[CompactableChunk, int]],
+    *,
+    now: int,
+) -> int:
+    """Have chunks stand in a new pack that is durable already, each at the offset given; how many did not go elsewhere.
+
+    The packs that they leave are condemned if nothing else condemned them before.
+    """
+    values = {"domain_id": domain_id, "name": name, "size_bytes": size_bytes, "created_at": now}
+    pack_id = connection.execute(insert(pack).values(**values).returning(pack.c.id)).scalar_one()
+    moved = 0
+    for one, offset in moves:
+        still = (chunk.c.number == one.number) & (chunk.c.pack_id == one.pack_id)
+        statement = update(chunk).where(still, chunk.c.pack_offset == one.pack_offset)
+        moved += connection.execute(statement.values(pack_id=pack_id, pack_offset=offset)).rowcount
+    left = {one.pack_id for one, _ in moves}
+    connection.execute(update(pack).where(pack.c.id.in_(left), pack.c.condemned_at.is_(None)).values(condemned_at=now))
+    return moved
 
 
 def count_purgeable_paths(connection: Connection, domain_id: int, *, now: int) -> int:

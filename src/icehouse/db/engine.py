@@ -102,6 +102,10 @@ class Database:
         """As `write`, for who runs no event loop: waits in the calling thread."""
         return self._writer_thread.submit(self._run, self._writer, work).result()
 
+    def read_now(self, work: Callable[[Connection], T]) -> T:
+        """As `read`, for who runs no event loop: waits in the calling thread."""
+        return self._reader_threads.submit(self._run, self._readers, work).result()
+
     def open_reader(self) -> sqlite3.Connection:
         """A plain connection in which every statement is its own short reading transaction. The caller closes it.
 

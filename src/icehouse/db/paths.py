@@ -47,13 +47,13 @@ class ExternalRow:
     upstream_id: int
 
 
-def find_visible(connection: Connection, cache_id: int, hash_parts: Collection[HashPart]) -> set[HashPart]:
-    """Those of *hash_parts* that are visible in the cache."""
+def find_visible(connection: Connection, cache_id: int, hash_parts: Collection[HashPart]) -> dict[HashPart, int]:
+    """Those of *hash_parts* that are visible in the cache, with the ids of their paths."""
     return {
-        row.hash_part
+        row.hash_part: row.id
         for batch in _batches(list(hash_parts))
         for row in connection.execute(
-            select(path.c.hash_part).where(
+            select(path.c.hash_part, path.c.id).where(
                 path.c.cache_id == cache_id, path.c.hash_part.in_(batch), path.c.hidden_at.is_(None)
             )
         )
@@ -112,7 +112,7 @@ def find_restorable(connection: Connection, cache_id: int, hash_parts: Collectio
         found |= hidden
         reached = {reference.hash_part for row in hidden.values() for reference in row.references}
         frontier = reached - found.keys() - absent
-        frontier -= find_visible(connection, cache_id, frontier)
+        frontier -= find_visible(connection, cache_id, frontier).keys()
     lost = True
     while lost:
         lost = {

@@ -109,6 +109,19 @@ def parse_recipe(data: bytes, *, max_chunks: int) -> Recipe:
     return Recipe(tuple(runs), hashes, patches)
 
 
+def parse_runs(data: bytes) -> tuple[Run, ...]:
+    """The runs alone of a recipe that was checked when it was kept.
+
+    Raises:
+        InvalidFormat: it is damaged.
+    """
+    reader = VarintReader(data, "recipe")
+    version = reader.varint(2**31)
+    if version != _VERSION:
+        raise reader.fail(f"version {version}; this program knows version {_VERSION}")
+    return tuple(Run(reader.varint(_MAX_NUMBER), reader.varint(_MAX_NUMBER)) for _ in range(reader.varint(len(data))))
+
+
 def _patch_count(reader: VarintReader, hashes: tuple[bytes, ...]) -> int:
     count = reader.varint(reader.remaining)
     if count and not hashes:

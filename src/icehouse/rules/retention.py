@@ -146,9 +146,12 @@ def rescue(references: Lists, hide: Iterable[int], needed: Iterable[int]) -> byt
     return can_go
 
 
-def measure_size(facts: CacheFacts) -> int:
-    """Stored bytes of the distinct chunks that the cache's paths use."""
-    return _Sizes(facts).total
+def size_without(facts: CacheFacts, hidden: Iterable[int]) -> int:
+    """Stored bytes of the distinct chunks that the cache's other paths use."""
+    sizes = _Sizes(facts)
+    for place in hidden:
+        sizes.remove(place)
+    return sizes.total
 
 
 class _Sizes:

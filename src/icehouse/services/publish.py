@@ -113,19 +113,27 @@ class Publisher:
     """Says which paths are missing, and publishes them."""
 
     def __init__(
-        self, database: Database, blobs: BlobStore, workers: Workers, keys: SecretKeys, clock: Callable[[], int]
+        self,
+        database: Database,
+        blobs: BlobStore,
+        workers: Workers,
+        keys: SecretKeys,
+        clock: Callable[[], int],
+        *,
+        note_use: Callable[[int, int], None],
     ) -> None:
-        """Join the parts. *clock* gives seconds since the epoch."""
+        """Join the parts. *clock* gives seconds since the epoch; *note_use* notes that a path, by id, was used then."""
         self._database = database
         self._blobs = blobs
         self._workers = workers
         self._keys = keys
         self._clock = clock
+        self._note_use = note_use
         # Of many requests at once that change each other's decisions, each gets a turn in the end.
         self._retrying = asyncio.Lock()
 
     async def find_missing(self, cache: CacheRow, request: MissingRequest) -> MissingAnswer:
-        """Which of the hash parts are not visible in the cache. A pure read.
+        """Which of the hash parts are not visible in the cache. Changes nothing; for the others it counts as a use.
 
         Raises:
             InvalidFormat: one is no hash part.
@@ -135,6 +143,9 @@ class Publisher:
             raise TooLarge(f"{len(request.hash_parts)} hash parts; at most {MAX_HASH_PARTS} fit one request")
         asked = [parse_hash_part(text) for text in request.hash_parts]
         visible = await self._database.read(partial(find_visible, cache_id=cache.id, hash_parts=asked))
+        now = self._clock()
+        for path_id in visible.values():
+            self._note_use(path_id, now)
         return MissingAnswer([hash_part for hash_part in asked if hash_part not in visible])
 
     async def publish_paths(self, cache: CacheRow, request: PathsRequest, *, token_id: int | None) -> PathsAnswer:

@@ -1,0 +1,404 @@
+"""Collection: hiding what retention lets go, purging the trash, and giving the disk back, each by a plan.
+
+The order: rows before bytes. What was planned is looked at again by the transaction that acts; a crash leaves objects
+without rows, which a later collection finds. It runs in a process of its own, beside those that serve: with a million
+paths it thinks for a while and takes some hundred bytes of memory for each.
+"""
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+import msgspec
+import structlog
+from sqlalchemy import Connection
+
+from icehouse.api.collection import CollectionReport, HiddenPath, MarkReport, SweepReport
+from icehouse.db.access_times import forget_uses, page_of_uses
+from icehouse.db.caches import CacheRow, get_cache, list_caches
+from icehouse.db.collection import (
+    PAGE_ROWS,
+    PackRow,
+    PathFact,
+    add_collection,
+    count_purgeable_paths,
+    delete_pack,
+    find_known_objects,
+    hide,
+    list_packs,
+    load_recipes,
+    newer_paths,
+    page_of_chunks,
+    page_of_paths,
+    page_of_purgeable_nars,
+    page_of_recipes,
+    purge_nars,
+    purge_paths,
+    purge_staged,
+    read_generation,
+    read_retention,
+    set_condemned,
+    set_stored_bytes,
+)
+from icehouse.db.engine import Database
+from icehouse.db.pins import load_pins
+from icehouse.errors import NotFound
+from icehouse.rules.collection import GRACE_SECONDS, PackFacts, PackPlan, plan_packs
+from icehouse.rules.pins import kept_revisions
+from icehouse.rules.recipes import Run, parse_runs
+from icehouse.rules.retention import CacheFacts, Lists, Reason, RetentionPlan, plan_retention, rescue, size_without
+from icehouse.services.compaction import Compaction, compact
+from icehouse.storage.blobs import BlobInfo, BlobStore
+from icehouse.storage.nars import pack_key
+
+_BATCH: Final = 1000
+_HASH_LETTERS: Final = 32
+_SWEPT_PREFIXES: Final = ("packs/", "logs/")
+"""Below these every object has a row. The journal has none: it is what rows can be made of again."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What to hide in one cache, and what that was decided from."""
+
+    cache: CacheRow
+    generation: int
+    """As it was before anything else was read."""
+    ids: "array[int]"
+    """The visible paths, ascending. Facts and plan name them by their places here."""
+    names: Sequence[str]
+    """Their base names."""
+    places: dict[str, int]
+    """By hash part."""
+    facts: CacheFacts
+    plan: RetentionPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What to remove in one domain."""
+
+    purged_paths: int
+    purged_nars: int
+    packs: PackPlan
+    live: bytearray
+    """One byte a chunk number: whether a NAR that stays needs it."""
+    strays: tuple[BlobInfo, ...]
+
+
+class Collector:
+    """Plans collections and carries them out. Blocks; belongs to a process without an event loop."""
+
+    def __init__(
+        self,
+        database: Database,
+        access_database: Database,
+        blobs: BlobStore,
+        clock: Callable[[], int],
+        *,
+        started_by: str,
+        show_progress: Callable[[str], None],
+    ) -> None:
+        """Join the parts. *clock* gives seconds since the epoch; *started_by* stands in the history."""
+        self._database = database
+        self._access_database = access_database
+        self._blobs = blobs
+        self._clock = clock
+        self._started_by = started_by
+        self._show_progress = show_progress
+
+    def collect(self, cache_name: str | None, *, is_dry_run: bool) -> CollectionReport:
+        """Mark one cache, or all; then sweep their domains. With *is_dry_run* tell what that would do, and do nothing.
+
+        Raises:
+            NotFound: there is no such cache.
+            StorageError: a backend failed. What was done by then is done, and the next collection goes on.
+        """
+        began_at = self._clock()
+        if cache_name is None:
+            caches = self._database.read_now(list_caches)
+        else:
+            caches = (self._database.read_now(partial(get_cache, name=cache_name)),)
+        marks = [self._mark(cache, is_dry_run=is_dry_run) for cache in caches]
+        domains = sorted({cache.domain_id for cache in caches})
+        sweeps = [self._sweep_domain(domain_id, is_dry_run=is_dry_run) for domain_id in domains]
+        report = CollectionReport(is_dry_run=is_dry_run, marks=marks, sweeps=sweeps)
+        if not is_dry_run:
+            self._note(cache_name, report, began_at)
+        return report
+
+    def _note(self, cache_name: str | None, report: CollectionReport, began_at: int) -> None:
+        numbers = msgspec.to_builtins(report)
+        for mark in numbers["marks"]:
+            mark["hidden"] = len(mark["hidden"])
+        add = partial(
+            add_collection,
+            cache_name=cache_name,
+            began_at=began_at,
+            ended_at=self._clock(),
+            started_by=self._started_by,
+            result=msgspec.json.encode(numbers).decode(),
+        )
+        self._database.write_now(add)
+
+    def _mark(self, cache: CacheRow, *, is_dry_run: bool) -> MarkReport:
+        self._show_progress(f"{cache.name}: reading paths")
+        mark = self.plan_mark(cache)
+        hidden = mark.plan.hide if is_dry_run else self._hide(mark)
+        after = mark.plan.size_after if is_dry_run or hidden == mark.plan.hide else self._remeasure(mark, hidden)
+        return MarkReport(
+            cache=cache.name,
+            hidden=[HiddenPath(store_path=mark.names[place], reason=reason.value) for place, reason in hidden],
+            pinned_paths=mark.plan.pinned,
+            stored_bytes_before=mark.plan.size_before,
+            stored_bytes_after=after,
+        )
+
+    def plan_mark(self, cache: CacheRow) -> Mark:
+        """Read the cache and decide what to hide."""
+        database = self._database
+        generation = database.read_now(partial(read_generation, cache_id=cache.id))
+        retention = database.read_now(partial(read_retention, cache_id=cache.id))
+        ids, pushed_at, nar_ids = array("Q"), array("Q"), array("Q")
+        names: list[str] = []
+        places: dict[str, int] = {}
+        for row in self._paths(cache.id):
+            places[row.hash_part] = len(ids)
+            ids.append(row.id)
+            pushed_at.append(row.created_at)
+            nar_ids.append(row.nar_id)
+            names.append(f"{row.hash_part}-{row.name}")
+        references = Lists.of(())
+        for row in self._paths(cache.id):
+            # The second reading may see other rows than the first; each of the first gets a list in its place.
+            place = places.get(row.hash_part)
+            if place is None or place < len(references):
+                continue
+            while len(references) < place:
+                references.append(())
+            found = (places.get(base_name[:_HASH_LETTERS]) for base_name in row.references.split())
+            references.append(reference for reference in found if reference is not None)
+        while len(references) < len(ids):
+            references.append(())
+        self._show_progress(f"{cache.name}: {len(ids)} paths; reading what they take")
+        nars = array("I")
+        nar_places: dict[int, int] = {}
+        for nar_id in nar_ids:
+            nars.append(nar_places.setdefault(nar_id, len(nar_places)))
+        chunks = self._chunks_of(list(nar_places))
+        facts = CacheFacts(
+            pushed_at, self._uses(ids, pushed_at), nars, references, chunks, self._chunk_bytes(cache.domain_id)
+        )
+        now = self._clock()
+        roots = database.read_now(partial(self._find_roots, cache_id=cache.id, ids=ids, now=now))
+        self._show_progress(f"{cache.name}: deciding")
+        return Mark(cache, generation, ids, names, places, facts, plan_retention(facts, roots, retention, now=now))
+
+    def _paths(self, cache_id: int) -> Iterator[PathFact]:
+        after = 0
+        while rows := self._database.read_now(partial(page_of_paths, cache_id=cache_id, after=after)):
+            yield from rows
+            after = rows[-1].id
+
+    def _uses(self, ids: "array[int]", pushed_at: "array[int]") -> "array[int]":
+        used_at = pushed_at[:]
+        after = 0
+        while rows := self._access_database.read_now(partial(page_of_uses, after=after, limit=PAGE_ROWS)):
+            for path_id, last_used_at in rows:
+                place = bisect_left(ids, path_id)
+                if place < len(ids) and ids[place] == path_id:
+                    used_at[place] = max(used_at[place], last_used_at)
+            after = rows[-1][0]
+        return used_at
+
+    def _chunks_of(self, nar_ids: Sequence[int]) -> Lists:
+        chunks = Lists.of(())
+        for start in range(0, len(nar_ids), _BATCH):
+            batch = nar_ids[start : start + _BATCH]
+            bodies = self._database.read_now(partial(load_recipes, nar_ids=batch))
+            for nar_id in batch:
+                body = bodies.get(nar_id)
+                chunks.append(() if body is None else set(_numbers(parse_runs(body))))
+        return chunks
+
+    def _chunk_bytes(self, domain_id: int) -> "array[int]":
+        """Stored bytes by chunk number."""
+        sizes = array("I")
+        after = 0
+        while rows := self._database.read_now(partial(page_of_chunks, domain_id=domain_id, after=after)):
+            after = rows[-1].number
+            sizes.extend(0 for _ in range(after + 1 - len(sizes)))
+            for row in rows:
+                sizes[row.number] = row.stored_bytes
+        return sizes
+
+    def _find_roots(self, connection: Connection, cache_id: int, ids: "array[int]", now: int) -> list[int]:
+        """The places of the paths that pins keep. One that is not there any more is not of this plan."""
+        roots: list[int] = []
+        for pin in load_pins(connection, cache_id):
+            for revision in kept_revisions(pin, now):
+                place = bisect_left(ids, revision.path_id)
+                if place < len(ids) and ids[place] == revision.path_id:
+                    roots.append(place)
+        return roots
+
+    def _hide(self, mark: Mark) -> tuple[tuple[int, Reason], ...]:
+        """The transaction that hides: but what was published or pinned since the plan keeps what it needs."""
+        now = self._clock()
+
+        def act(connection: Connection) -> tuple[tuple[int, Reason], ...]:
+            get_cache(connection, mark.cache.name)
+            needed = self._find_roots(connection, mark.cache.id, mark.ids, now)
+            for row in newer_paths(connection, mark.cache.id, mark.generation):
+                names = [row.hash_part, *(name[:_HASH_LETTERS] for name in row.references.split())]
+                needed.extend(mark.places[name] for name in names if name in mark.places)
+            can_go = rescue(mark.facts.references, (place for place, _ in mark.plan.hide), needed)
+            hidden = tuple((place, reason) for place, reason in mark.plan.hide if can_go[place])
+            hide(connection, ((mark.ids[place], reason.value) for place, reason in hidden), now=now)
+            set_stored_bytes(connection, mark.cache.id, mark.plan.size_after)
+            return hidden
+
+        return self._database.write_now(act)
+
+    def _remeasure(self, mark: Mark, hidden: tuple[tuple[int, Reason], ...]) -> int:
+        size = size_without(mark.facts, (place for place, _ in hidden))
+        self._database.write_now(partial(set_stored_bytes, cache_id=mark.cache.id, stored_bytes=size))
+        return size
+
+    def _sweep_domain(self, domain_id: int, *, is_dry_run: bool) -> SweepReport:
+        self._show_progress(f"domain {domain_id}: looking for what nothing needs")
+        now = self._clock()
+        if is_dry_run:
+            sweep = self.plan_sweep(domain_id, now)
+            planned = [Compaction(len(group), sum(pack.live_bytes for pack in group)) for group in sweep.packs.compact]
+            return _report(domain_id, sweep, sweep.purged_paths, sweep.purged_nars, sweep.packs.delete, planned)
+        purged_paths = self._purge_paths(domain_id, now)
+        self._database.write_now(partial(purge_staged, domain_id=domain_id, now=now))
+        purged_nars = 0
+        while count := self._database.write_now(partial(purge_nars, domain_id=domain_id, now=now)):
+            purged_nars += count
+        sweep = self.plan_sweep(domain_id, now)
+        packs = sweep.packs
+        self._database.write_now(partial(set_condemned, pack_ids=[pack.id for pack in packs.condemn], condemned_at=now))
+        self._database.write_now(partial(set_condemned, pack_ids=[pack.id for pack in packs.lift], condemned_at=None))
+        deleted = [pack for pack in packs.delete if self._delete(domain_id, pack)]
+        compacted = [
+            compact(self._database, self._blobs, domain_id, group, sweep.live, now=now) for group in packs.compact
+        ]
+        strays = [stray for stray in sweep.strays if self._blobs.delete_unchanged(stray)]
+        return _report(domain_id, replace(sweep, strays=tuple(strays)), purged_paths, purged_nars, deleted, compacted)
+
+    def _purge_paths(self, domain_id: int, now: int) -> int:
+        purged = 0
+        while ids := self._database.write_now(partial(purge_paths, domain_id=domain_id, now=now)):
+            self._access_database.write_now(partial(forget_uses, path_ids=ids))
+            purged += len(ids)
+        return purged
+
+    def _delete(self, domain_id: int, pack: PackFacts) -> bool:
+        """Rows, then bytes. Not if a NAR took the condemnation back.
+
+        An upload may make the very same pack again as soon as the rows are gone, and its bytes must stay.
+        """
+        if pack.condemned_at is None:
+            return False
+        key = pack_key(domain_id, pack.name)
+        try:
+            seen = self._blobs.describe(key)
+        except NotFound:
+            seen = None
+        if not self._database.write_now(partial(delete_pack, pack_id=pack.id, condemned_at=pack.condemned_at)):
+            return False
+        if seen is not None:
+            self._blobs.delete_unchanged(seen)
+        return True
+
+    def plan_sweep(self, domain_id: int, now: int) -> Sweep:
+        """Look for what nothing in the domain needs."""
+        database = self._database
+        purged_paths = database.read_now(partial(count_purgeable_paths, domain_id=domain_id, now=now))
+        gone: set[int] = set()
+        after = 0
+        while ids := database.read_now(partial(page_of_purgeable_nars, domain_id=domain_id, after=after, now=now)):
+            gone.update(ids)
+            after = ids[-1]
+        live = bytearray()
+        after = 0
+        while recipes := database.read_now(partial(page_of_recipes, domain_id=domain_id, after=after)):
+            after = recipes[-1][0]
+            for nar_id, body in recipes:
+                if nar_id not in gone:
+                    _set_live(live, parse_runs(body))
+        live_bytes: dict[int, int] = {}
+        after = 0
+        while chunks := database.read_now(partial(page_of_chunks, domain_id=domain_id, after=after)):
+            after = chunks[-1].number
+            for chunk in chunks:
+                if chunk.number < len(live) and live[chunk.number]:
+                    live_bytes[chunk.pack_id] = live_bytes.get(chunk.pack_id, 0) + chunk.stored_bytes
+        rows = database.read_now(partial(list_packs, domain_id=domain_id))
+        packs = plan_packs((_pack_facts(row, live_bytes) for row in rows), now=now)
+        return Sweep(purged_paths, len(gone), packs, live, tuple(self._find_strays(domain_id, now)))
+
+    def _find_strays(self, domain_id: int, now: int) -> Iterator[BlobInfo]:
+        """Objects older than a day that no row knows. They are listed before their rows are asked for."""
+        for prefix in _SWEPT_PREFIXES:
+            batch: list[BlobInfo] = []
+            for info in self._blobs.list(f"{prefix}{domain_id}/"):
+                if now - info.modified_at >= GRACE_SECONDS:
+                    batch.append(info)
+                if len(batch) == _BATCH:
+                    yield from self._without_rows(batch, domain_id)
+                    batch = []
+            yield from self._without_rows(batch, domain_id)
+
+    def _without_rows(self, batch: Sequence[BlobInfo], domain_id: int) -> list[BlobInfo]:
+        names = {info.key: bytes.fromhex(info.key.rpartition("/")[2]) for info in batch if not info.is_unfinished}
+        known = self._database.read_now(partial(find_known_objects, domain_id=domain_id, names=list(names.values())))
+        return [info for info in batch if info.is_unfinished or names[info.key] not in known]
+
+
+def _numbers(runs: Sequence[Run]) -> Iterator[int]:
+    for run in runs:
+        yield from range(run.first, run.first + run.count)
+
+
+def _set_live(live: bytearray, runs: Sequence[Run]) -> None:
+    for run in runs:
+        end = run.first + run.count
+        if end > len(live):
+            live.extend(bytes(end - len(live)))
+        live[run.first : end] = b"\1" * run.count
+
+
+def _pack_facts(row: PackRow, live_bytes: dict[int, int]) -> PackFacts:
+    return PackFacts(row.id, row.name, row.size_bytes, row.created_at, row.condemned_at, live_bytes.get(row.id, 0))
+
+
+def _report(
+    domain_id: int,
+    sweep: Sweep,
+    purged_paths: int,
+    purged_nars: int,
+    deleted: Sequence[PackFacts],
+    compacted: Sequence[Compaction],
+) -> SweepReport:
+    return SweepReport(
+        domain=domain_id,
+        purged_paths=purged_paths,
+        purged_nars=purged_nars,
+        condemned_packs=len(sweep.packs.condemn),
+        condemned_bytes=sum(pack.size_bytes for pack in sweep.packs.condemn),
+        lifted_packs=len(sweep.packs.lift),
+        deleted_packs=len(deleted),
+        deleted_bytes=sum(pack.size_bytes for pack in deleted),
+        compacted_packs=sum(one.packs for one in compacted),
+        compacted_bytes=sum(one.copied_bytes for one in compacted),
+        deleted_strays=len(sweep.strays),
+        stray_bytes=sum(stray.size_bytes for stray in sweep.strays),
+    )
