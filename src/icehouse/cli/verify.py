@@ -1,0 +1,145 @@
+"""``icehouse verify``: read everything back that a server keeps."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from icehouse.cli.data_folder import FolderOption, clock, open_folder
+from icehouse.cli.exits import FAILED
+from icehouse.cli.printer import Printer, bytes_text
+from icehouse.cli.services import JsonFlag, QuietFlag, Services, carry_out
+
+if TYPE_CHECKING:
+    from icehouse.services.verify import VerifyProgress, VerifyReport
+
+_FRAMES_A_SECOND: Final = 4
+_PLAIN_SECONDS: Final = 10
+_SHOWN_PATHS: Final = 20  # of what one finding hits
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyCommandOptions:
+    """What to verify, and where."""
+
+    cache: str | None = None
+    fraction: float = 1.0
+    is_metadata_only: bool = False
+    data_dir: Path | None = None
+
+
+def verify(
+    cache: Annotated[
+        str | None, typer.Argument(help="Only what the paths of this cache need. Everything, if left out.")
+    ] = None,
+    *,
+    fraction: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="How much of the packs and NARs to read, chosen anew each time.")
+    ] = 1.0,
+    metadata_only: Annotated[
+        bool, typer.Option("--metadata-only", help="Read the indexes of packs and the database only.")
+    ] = False,
+    data_dir: FolderOption = None,
+    quiet: QuietFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Read back what a server keeps, and tell what is damaged. The server may run meanwhile.
+
+    Damaged chunks are quarantined: the next push of a path that needs them brings them again. Paths that cannot be
+    read whole are hidden, with all that refers to them, and come back when they are healed.
+
+    Leaves with code 1 if anything is wrong.
+    """
+    options = VerifyCommandOptions(cache, fraction, metadata_only, data_dir)
+    carry_out(run, options, Printer(is_json=json, is_quiet=quiet))
+
+
+async def run(options: VerifyCommandOptions, services: Services, printer: Printer) -> None:
+    """Verify, show how it goes, and print what was found."""
+    from icehouse.services.verify import Verifier, VerifyOptions, VerifyProgress
+
+    del services
+    progress = VerifyProgress()
+    with open_folder(options.data_dir) as opened:
+        verifier = Verifier(opened.database, opened.blobs, opened.workers, clock)
+        chosen = VerifyOptions(
+            cache=options.cache,
+            fraction=options.fraction,
+            salt=secrets.token_bytes(16),
+            is_metadata_only=options.is_metadata_only,
+        )
+        async with _shown(progress, printer):
+            report = await verifier.verify(chosen, progress)
+    printer.result(render_report(report), report)
+    if report.finding_count:
+        raise typer.Exit(FAILED)
+
+
+def render_report(report: "VerifyReport") -> str:
+    """What was found, for people."""
+    lines: list[str] = []
+    for finding in report.findings:
+        lines.append(f"{finding.fault.value}: {finding.place}: {finding.detail}")
+        lines += [f"  hits {place}" for place in finding.paths[:_SHOWN_PATHS]]
+        if len(finding.paths) > _SHOWN_PATHS:
+            lines.append(f"  and {len(finding.paths) - _SHOWN_PATHS} more")
+    if report.finding_count > len(report.findings):
+        lines.append(f"and {report.finding_count - len(report.findings)} more findings")
+    lines += [f"hidden: {place}" for place in report.hidden]
+    lines += [f"hidden: {place}, which reaches {reached}" for place, reached in report.hidden_referrers.items()]
+    lines += [f"visible again: {place}" for place in report.restored]
+    looked = (
+        f"{report.packs} packs ({bytes_text(report.pack_bytes)} read), {report.nars} NARs "
+        f"({bytes_text(report.nar_bytes)}), {report.paths} paths"
+    )
+    count = report.finding_count
+    verdict = "all is well" if not count else f"{count} finding{'s' if count > 1 else ''}"
+    return "\n".join([*lines, f"Verified {looked}: {verdict}."])
+
+
+@asynccontextmanager
+async def _shown(progress: "VerifyProgress", printer: Printer) -> AsyncGenerator[None]:
+    """Show *progress* while the body runs: a moving line for a person, a line now and then for a log."""
+    if printer.is_quiet:
+        yield
+        return
+    ticker = asyncio.create_task(_show_moving(progress) if printer.shows_progress else _show_plain(progress, printer))
+    try:
+        yield
+    finally:
+        ticker.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await ticker
+
+
+async def _show_plain(progress: "VerifyProgress", printer: Printer) -> None:
+    while True:
+        await asyncio.sleep(_PLAIN_SECONDS)
+        printer.message(_describe(progress))
+
+
+async def _show_moving(progress: "VerifyProgress") -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    bar = Progress(BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True), transient=True)
+    with bar:
+        task = bar.add_task("Looking", total=None)
+        while True:
+            total = progress.packs_total + progress.nars_total
+            bar.update(task, total=total or None, completed=progress.packs + progress.nars)
+            bar.update(task, description=_describe(progress))
+            await asyncio.sleep(1 / _FRAMES_A_SECOND)
+
+
+def _describe(progress: "VerifyProgress") -> str:
+    return (
+        f"{progress.packs} of {progress.packs_total} packs ({bytes_text(progress.pack_bytes)}), "
+        f"{progress.nars} of {progress.nars_total} NARs ({bytes_text(progress.nar_bytes)}), {progress.paths} paths"
+    )

@@ -1,0 +1,290 @@
+"""What verification reads, a page at a time, and the marks that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from sqlalchemy import Column, Connection, select, update
+
+from icehouse.db.caches import next_generation
+from icehouse.db.chunks import ChunkRow, are_all_sound, merge_runs
+from icehouse.db.nars import NarRow
+from icehouse.db.paths import find_visible, load_externals, restore_paths
+from icehouse.db.schema import cache, chunk, domain, nar, pack, path, recipe
+from icehouse.nix.store_paths import HashPart
+from icehouse.rules.recipes import Run, parse_recipe
+from icehouse.rules.verification import DAMAGED, ROWS_WRONG
+
+PAGE_ROWS: Final = 1000
+
+T = TypeVar("T")
+
+_ANY_CHUNKS: Final = 2**62  # Recipes were checked when they came.
+
+
+@dataclass(frozen=True, slots=True)
+class NarFact:
+    """A NAR and its encoded recipe. None: that row is gone."""
+
+    row: NarRow
+    recipe: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class HitPath:
+    """A path of some cache."""
+
+    id: int
+    cache_id: int
+    cache_name: str
+    hash_part: str
+    name: str
+    nar_id: int
+    is_visible: bool
+
+    @property
+    def base_name(self) -> str:
+        """`<hash part>-<name>`."""
+        return f"{self.hash_part}-{self.name}"
+
+    @property
+    def place(self) -> str:
+        """`<cache>/<base name>`."""
+        return f"{self.cache_name}/{self.base_name}"
+
+
+@dataclass(frozen=True, slots=True)
+class PathFact:
+    """A visible path beside the row of its NAR."""
+
+    id: int
+    hash_part: str
+    name: str
+    nar_id: int
+    nar_hash: str
+    nar_size: int
+    file_hash: str
+    file_size: int
+    references: str
+    signatures: str
+    real: NarRow
+
+    @property
+    def base_name(self) -> str:
+        """`<hash part>-<name>`."""
+        return f"{self.hash_part}-{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class PathsPage:
+    """Paths, and those of their references that are visible or external, all as they were at one time."""
+
+    paths: tuple[PathFact, ...]
+    there: frozenset[str]
+    """Hash parts."""
+
+
+def list_domains(connection: Connection) -> list[int]:
+    """The numbers of all domains."""
+    return list(connection.execute(select(domain.c.id).order_by(domain.c.id)).scalars())
+
+
+def load_pack_chunks(connection: Connection, pack_id: int) -> list[ChunkRow]:
+    """The chunks of a pack that no pack condemned and that are not quarantined, in the order of their frames."""
+    rows = connection.execute(
+        select(
+            chunk.c.number,
+            chunk.c.identity,
+            pack.c.name,
+            chunk.c.pack_offset,
+            chunk.c.stored_bytes,
+            chunk.c.raw_bytes,
+            chunk.c.places,
+        )
+        .where(chunk.c.pack_id == pack_id, pack.c.id == chunk.c.pack_id, pack.c.condemned_at.is_(None))
+        .where(chunk.c.quarantined_at.is_(None))
+        .order_by(chunk.c.pack_offset)
+    )
+    return [ChunkRow(*row, is_sound=True) for row in rows]
+
+
+def page_of_nars(connection: Connection, domain_id: int, cache_id: int | None, after: int) -> list[NarFact]:
+    """The next NARs of the domain that paths have (paths of the cache, if one is given), after that id."""
+    users = select(path.c.nar_id).where(path.c.nar_id == nar.c.id)
+    if cache_id is not None:
+        users = users.where(path.c.cache_id == cache_id)
+    rows = connection.execute(
+        select(*_NAR_COLUMNS, recipe.c.body)
+        .outerjoin_from(nar, recipe, recipe.c.nar_id == nar.c.id)
+        .where(nar.c.domain_id == domain_id, nar.c.id > after, users.exists())
+        .order_by(nar.c.id)
+        .limit(PAGE_ROWS)
+    )
+    return [NarFact(NarRow(*row[:6]), row[6]) for row in rows]
+
+
+def load_nar(connection: Connection, nar_id: int) -> NarFact | None:
+    """One NAR as it is now; `None`: it was deleted."""
+    row = connection.execute(
+        select(*_NAR_COLUMNS, recipe.c.body)
+        .outerjoin_from(nar, recipe, recipe.c.nar_id == nar.c.id)
+        .where(nar.c.id == nar_id)
+    ).first()
+    return None if row is None else NarFact(NarRow(*row[:6]), row[6])
+
+
+def set_file(connection: Connection, nar_id: int, *, file_hash: bytes, file_hash_text: str, file_size: int) -> None:
+    """Note what the file of a NAR is now, for it and its paths: a healed chunk may have got another frame."""
+    connection.execute(update(nar).where(nar.c.id == nar_id).values(file_hash=file_hash, file_size=file_size))
+    connection.execute(
+        update(path).where(path.c.nar_id == nar_id).values(file_hash=file_hash_text, file_size=file_size)
+    )
+
+
+def find_paths_of_nars(connection: Connection, nar_ids: Collection[int]) -> list[HitPath]:
+    """All paths that have one of these NARs, hidden ones too."""
+    return _find_hit(connection, path.c.nar_id, nar_ids)
+
+
+def _find_hit(connection: Connection, column: Column[int], values: Collection[int]) -> list[HitPath]:
+    found: list[HitPath] = []
+    for batch in _batches(list(values)):
+        rows = connection.execute(
+            select(
+                path.c.id,
+                path.c.cache_id,
+                cache.c.name,
+                path.c.hash_part,
+                path.c.name,
+                path.c.nar_id,
+                path.c.hidden_at.is_(None),
+            )
+            .where(column.in_(batch), cache.c.id == path.c.cache_id)
+            .order_by(path.c.id)
+        )
+        found += [HitPath(*row[:6], is_visible=bool(row[6])) for row in rows]
+    return found
+
+
+def page_of_path_facts(connection: Connection, cache_id: int, after: int) -> PathsPage:
+    """The next visible paths of the cache after that id, and which of their references are there."""
+    columns = (
+        path.c.id,
+        path.c.hash_part,
+        path.c.name,
+        path.c.nar_id,
+        path.c.nar_hash,
+        path.c.nar_size,
+        path.c.file_hash,
+        path.c.file_size,
+        path.c.references,
+        path.c.signatures,
+    )
+    rows = connection.execute(
+        select(*columns, *_NAR_COLUMNS)
+        .where(path.c.cache_id == cache_id, path.c.hidden_at.is_(None), path.c.id > after, nar.c.id == path.c.nar_id)
+        .order_by(path.c.id)
+        .limit(PAGE_ROWS)
+    )
+    facts = tuple(PathFact(*row[:10], NarRow(*row[10:])) for row in rows)
+    wanted = {HashPart(reference[:32]) for fact in facts for reference in fact.references.split()}
+    return PathsPage(facts, frozenset(_find_there(connection, cache_id, wanted)))
+
+
+def find_packs_of_chunks(connection: Connection, domain_id: int, runs: Iterable[Run]) -> set[int]:
+    """The packs that have these chunks of the domain."""
+    found: set[int] = set()
+    for run in merge_runs(runs):
+        is_in_run = chunk.c.number.between(run.first, run.first + run.count - 1) & (chunk.c.domain_id == domain_id)
+        found.update(connection.execute(select(chunk.c.pack_id).where(is_in_run).distinct()).scalars())
+    return found
+
+
+def find_still_placed(connection: Connection, rows: Collection[ChunkRow]) -> list[ChunkRow]:
+    """Those of *rows* whose frames are still where they were."""
+    wanted = {row.number: row for row in rows}
+    found: list[ChunkRow] = []
+    for batch in _batches(list(wanted)):
+        for number, name, offset in connection.execute(
+            select(chunk.c.number, pack.c.name, chunk.c.pack_offset).where(
+                chunk.c.number.in_(batch), pack.c.id == chunk.c.pack_id
+            )
+        ):
+            if (wanted[number].pack_name, wanted[number].pack_offset) == (name, offset):
+                found.append(wanted[number])
+    return found
+
+
+def find_paths(connection: Connection, path_ids: Collection[int]) -> list[HitPath]:
+    """These paths, hidden ones too."""
+    return _find_hit(connection, path.c.id, path_ids)
+
+
+def hide_paths(connection: Connection, cache_id: int, reasons: Mapping[str, str], *, now: int) -> list[tuple[str, str]]:
+    """Hide those of the paths that are visible, each given by its hash part with the reason.
+
+    Returns:
+        Their hash parts and base names.
+    """
+    hidden: list[tuple[str, str]] = []
+    for batch in _batches(list(reasons)):
+        is_visible = (path.c.cache_id == cache_id) & path.c.hash_part.in_(batch) & path.c.hidden_at.is_(None)
+        rows = connection.execute(select(path.c.id, path.c.hash_part, path.c.name).where(is_visible)).all()
+        for row in rows:
+            values = {"hidden_at": now, "hidden_because": reasons[row.hash_part]}
+            connection.execute(update(path).where(path.c.id == row.id).values(**values))
+        hidden += [(row.hash_part, f"{row.hash_part}-{row.name}") for row in rows]
+    return hidden
+
+
+def restore_healed(connection: Connection, cache_id: int) -> list[str]:
+    """Make those paths visible that damage hid and that are whole again, as far as what they refer to is there.
+
+    Returns:
+        Their base names.
+    """
+    rows = connection.execute(
+        select(path.c.id, path.c.hash_part, path.c.name, path.c.references, recipe.c.body, nar.c.domain_id)
+        .where(
+            path.c.cache_id == cache_id,
+            path.c.hidden_at.is_not(None),
+            path.c.hidden_because.startswith(DAMAGED),
+            path.c.hidden_because != ROWS_WRONG,
+        )
+        .where(recipe.c.nar_id == path.c.nar_id, nar.c.id == path.c.nar_id)
+    ).all()
+    whole = {
+        row.hash_part: row
+        for row in rows
+        if are_all_sound(connection, row.domain_id, parse_recipe(row.body, max_chunks=_ANY_CHUNKS).runs)
+    }
+    wanted = {HashPart(reference[:32]) for row in whole.values() for reference in row.references.split()}
+    there = _find_there(connection, cache_id, wanted)
+    lost = True
+    while lost:
+        lost = {
+            hash_part
+            for hash_part, row in whole.items()
+            if any(text[:32] not in there and text[:32] not in whole for text in row.references.split())
+        }
+        for hash_part in lost:
+            del whole[hash_part]
+    if whole:
+        restore_paths(connection, [row.id for row in whole.values()], generation=next_generation(connection, cache_id))
+    return [f"{row.hash_part}-{row.name}" for row in whole.values()]
+
+
+def _find_there(connection: Connection, cache_id: int, hash_parts: Iterable[HashPart]) -> set[str]:
+    wanted = set(hash_parts)
+    visible = set(find_visible(connection, cache_id, wanted))
+    return {*visible, *load_externals(connection, cache_id, wanted - visible)}
+
+
+def _batches(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(values), PAGE_ROWS):
+        yield values[start : start + PAGE_ROWS]
+
+
+_NAR_COLUMNS: Final = (nar.c.id, nar.c.domain_id, nar.c.nar_hash, nar.c.nar_size, nar.c.file_hash, nar.c.file_size)
