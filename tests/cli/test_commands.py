@@ -67,6 +67,10 @@ COMMANDS = [
     "token revoke",
     "use",
     "push",
+    "pin",
+    "pins",
+    "resolve",
+    "unpin",
     "path info",
 ]
 

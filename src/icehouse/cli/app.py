@@ -15,6 +15,10 @@ _COMMANDS: Final = {
     "token": ("icehouse.cli.token", "app"),
     "use": ("icehouse.cli.use", "app"),
     "push": ("icehouse.cli.push", "app"),
+    "pin": ("icehouse.cli.pin", "pin"),
+    "pins": ("icehouse.cli.pin", "pins"),
+    "resolve": ("icehouse.cli.pin", "resolve"),
+    "unpin": ("icehouse.cli.pin", "unpin"),
     "path": ("icehouse.cli.path", "app"),
 }
 """For each command its module, and what is in it: a `typer.Typer`, or a function that is one command."""

@@ -57,7 +57,7 @@ async def run_info(options: InfoOptions, services: Services, printer: Printer) -
         NotFound: it is not there; the message says why.
     """
     address = services.find_cache(options.cache)
-    hash_part = _find_path(options.path, services)
+    hash_part = find_path(options.path, services)
     async with services.server(address.login) as server:
         try:
             view = await server.show_path(address.name, hash_part)
@@ -78,7 +78,7 @@ async def run_info(options: InfoOptions, services: Services, printer: Printer) -
     printer.result("\n".join(lines), view)
 
 
-def _find_path(text: str, services: Services) -> "HashPart":
+def find_path(text: str, services: Services) -> "HashPart":
     """The hash part of a full path (also of a file in it), a base name, a hash part alone, or what a symlink leads to.
 
     What has the form of a store path need not be on this machine.

@@ -20,6 +20,7 @@ from pyreqwest.response import Response
 
 from icehouse.api.caches import CacheCreate, CacheSize, CacheView
 from icehouse.api.paths import PathView, WhyAnswer
+from icehouse.api.pins import PinAnswer, PinDetails, PinPut, PinView
 from icehouse.api.publish import (
     ChunksMissingAnswer,
     ChunksMissingRequest,
@@ -148,6 +149,32 @@ class Server:
     async def why(self, cache: str, hash_part: str) -> WhyAnswer:
         """Why a path is or is not there."""
         return await self._get(f"/caches/{_segment(cache)}/why/{_segment(hash_part)}", WhyAnswer)
+
+    async def list_pins(self, cache: str) -> list[PinView]:
+        """The pins of a cache."""
+        return await self._get(f"/caches/{_segment(cache)}/pins", list[PinView])
+
+    async def get_pin(self, cache: str, name: str) -> PinView:
+        """A pin without its history."""
+        return await self._get(f"{_pin(cache, name)}?before=1", PinView)
+
+    async def show_pin(self, cache: str, name: str) -> PinDetails:
+        """A pin with all its revisions, the newest first."""
+        page = pin = await self._get(_pin(cache, name), PinDetails)
+        revisions = list(page.revisions)
+        while page.has_older and page.revisions:
+            page = await self._get(f"{_pin(cache, name)}?before={revisions[-1].number}", PinDetails)
+            revisions += page.revisions
+        return msgspec.structs.replace(pin, revisions=revisions, has_older=False)
+
+    async def put_pin(self, cache: str, name: str, body: PinPut) -> PinAnswer:
+        """Put a pin on a path."""
+        path = _pin(cache, name)
+        return self._parse(await self._request("PUT", path, msgspec.json.encode(body), _JSON), PinAnswer, path)
+
+    async def delete_pin(self, cache: str, name: str) -> None:
+        """Remove a pin."""
+        await self._request("DELETE", _pin(cache, name))
 
     async def find_missing(self, cache: str, hash_parts: Sequence[str]) -> list[str]:
         """Those of at most `max_hash_parts` hash parts that are not visible in the cache."""
@@ -292,6 +319,11 @@ def _heed_cancellation() -> None:
 def _segment(text: str) -> str:
     """One segment of a URL's path."""
     return quote(text, safe="")
+
+
+def _pin(cache: str, name: str) -> str:
+    """The path of a pin in the API."""
+    return f"/caches/{_segment(cache)}/pins/{_segment(name)}"
 
 
 def _wait_for(exc: Exception) -> bool | float:
