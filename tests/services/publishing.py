@@ -32,7 +32,7 @@ from icehouse.storage.blobs import BlobKey, BlobStore
 from icehouse.storage.memory import MemoryBlobStore
 
 NOW = 1_700_000_000
-"""The clock of these tests stands still."""
+"""The clock of these tests stands still, unless a test moves `Store.now`."""
 
 KEY = SecretKey.generate("test.example-1", bytes(range(32)))
 
@@ -102,12 +102,15 @@ class Store:
     """All services of publishing over one database."""
 
     def __init__(self, database: Database, blobs: BlobStore, *, long_nar_bytes: int = LONG_NAR_BYTES) -> None:
+        self.now = NOW
         self.database = database
         self.blobs = blobs
         self.workers = Workers(2)
         self.recent = RecentChunks()
-        self.packs = PackReceiver(database, blobs, self.workers, self.recent, lambda: NOW)
-        self.nars = NarRegistry(database, blobs, self.workers, self.recent, lambda: NOW, long_nar_bytes=long_nar_bytes)
+        self.packs = PackReceiver(database, blobs, self.workers, self.recent, lambda: self.now)
+        self.nars = NarRegistry(
+            database, blobs, self.workers, self.recent, lambda: self.now, long_nar_bytes=long_nar_bytes
+        )
         self.reader = database.open_reader()
         self.nar_files = NarFiles(database, self.reader, blobs)
         self.uses: list[tuple[int, int]] = []
@@ -116,7 +119,7 @@ class Store:
             blobs,
             self.workers,
             OneKey(),
-            lambda: NOW,
+            lambda: self.now,
             note_use=lambda path_id, now: self.uses.append((path_id, now)),
         )
 

@@ -174,9 +174,10 @@ def add_pack(
 
 
 def _put_pack(connection: Connection, domain_id: int, name: bytes, size_bytes: int, *, now: int) -> int:
-    # A pack that heals a damaged one may have the same bytes, and so the same name.
+    # A pack that heals a damaged one, or brings back one that is about to go, may have the same bytes and so its name.
     present = connection.execute(select(pack.c.id).where(pack.c.domain_id == domain_id, pack.c.name == name)).scalar()
     if present is not None:
+        connection.execute(update(pack).where(pack.c.id == present).values(created_at=now, condemned_at=None))
         return present
     statement = insert(pack).values(domain_id=domain_id, name=name, size_bytes=size_bytes, created_at=now)
     return connection.execute(statement.returning(pack.c.id)).scalar_one()

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from icehouse.api.collection import CollectionReport, HiddenPath, MarkReport, SweepReport
 from icehouse.db.access_times import forget_uses, page_of_uses
-from icehouse.db.caches import CacheRow, get_cache, list_caches
+from icehouse.db.caches import PUBLIC_DOMAIN_ID, CacheRow, get_cache, list_caches
 from icehouse.db.collection import (
     PAGE_ROWS,
     PackRow,
@@ -52,6 +52,7 @@ from icehouse.rules.recipes import Run, parse_runs
 from icehouse.rules.retention import CacheFacts, Lists, Reason, RetentionPlan, plan_retention, rescue, size_without
 from icehouse.services.compaction import Compaction, compact
 from icehouse.storage.blobs import BlobInfo, BlobStore
+from icehouse.storage.keys import UNFINISHED
 from icehouse.storage.nars import pack_key
 
 _BATCH: Final = 1000
@@ -149,7 +150,7 @@ class Collector:
     def _mark(self, cache: CacheRow, *, is_dry_run: bool) -> MarkReport:
         self._show_progress(f"{cache.name}: reading paths")
         mark = self.plan_mark(cache)
-        hidden = mark.plan.hide if is_dry_run else self._hide(mark)
+        hidden = mark.plan.hide if is_dry_run else self.hide(mark)
         after = mark.plan.size_after if is_dry_run or hidden == mark.plan.hide else self._remeasure(mark, hidden)
         return MarkReport(
             cache=cache.name,
@@ -247,7 +248,7 @@ class Collector:
                     roots.append(place)
         return roots
 
-    def _hide(self, mark: Mark) -> tuple[tuple[int, Reason], ...]:
+    def hide(self, mark: Mark) -> tuple[tuple[int, Reason], ...]:
         """The transaction that hides: but what was published or pinned since the plan keeps what it needs."""
         now = self._clock()
 
@@ -346,10 +347,16 @@ class Collector:
         return Sweep(purged_paths, len(gone), packs, live, tuple(self._find_strays(domain_id, now)))
 
     def _find_strays(self, domain_id: int, now: int) -> Iterator[BlobInfo]:
-        """Objects older than a day that no row knows. They are listed before their rows are asked for."""
-        for prefix in _SWEPT_PREFIXES:
+        """Objects older than a day that no row knows. They are listed before their rows are asked for.
+
+        What writers left is of no domain, and goes with the public one's strays.
+        """
+        prefixes = [f"{prefix}{domain_id}/" for prefix in _SWEPT_PREFIXES]
+        if domain_id == PUBLIC_DOMAIN_ID:
+            prefixes.append(f"{UNFINISHED}/")
+        for prefix in prefixes:
             batch: list[BlobInfo] = []
-            for info in self._blobs.list(f"{prefix}{domain_id}/"):
+            for info in self._blobs.list(prefix):
                 if now - info.modified_at >= GRACE_SECONDS:
                     batch.append(info)
                 if len(batch) == _BATCH:

@@ -1,0 +1,310 @@
+"""Collection through the services: what goes, what stays, and what races with it."""
+
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from backports.zstd import decompress
+from sqlalchemy import Connection, select, update
+
+from icehouse.api.collection import CollectionReport, SweepReport
+from icehouse.api.publish import PathsRequest
+from icehouse.db.access_times import ACCESS_REVISION, PathUse, add_uses
+from icehouse.db.caches import CacheRow
+from icehouse.db.engine import Database
+from icehouse.db.migrate import prepare_access_database
+from icehouse.db.pins import insert_pin, insert_revision
+from icehouse.db.schema import cache as cache_table
+from icehouse.db.schema import chunk, collection, nar, pack, path
+from icehouse.rules.pins import KEEP_ALL, Revision
+from icehouse.services.collect import Collector
+from icehouse.storage.blobs import BlobKey
+from icehouse.storage.memory import MemoryBlobStore
+from tests.services.publishing import Store, cut, nar_of, path_body
+
+DAY = 86_400
+TRASH = 7 * DAY
+LIB, APP, TOOL = (f"{letter * 32}-{name}" for letter, name in (("a", "lib"), ("b", "app"), ("c", "tool")))
+
+
+def contents(seed: int, size: int = 200_000) -> bytes:
+    """The NAR of a file that compresses badly, different for each seed."""
+    return nar_of(random.Random(seed).randbytes(size))
+
+
+LIB_NAR, APP_NAR, TOOL_NAR = contents(1), contents(2), contents(3)
+
+
+class World:
+    """A store, a cache in it, and a collector with the same clock."""
+
+    def __init__(self, store: Store, access: Database, cache: CacheRow) -> None:
+        self.store = store
+        self.access = access
+        self.cache = cache
+        self.progress: list[str] = []
+        self.collector = Collector(
+            store.database,
+            access,
+            store.blobs,
+            lambda: store.now,
+            started_by="a test",
+            show_progress=self.progress.append,
+        )
+
+    def pass_days(self, days: float) -> None:
+        self.store.now += int(days * DAY)
+
+    async def configure(self, **settings: int) -> None:
+        same = cache_table.c.id == self.cache.id
+        await self.store.database.write(
+            lambda connection: connection.execute(update(cache_table).where(same).values(**settings)) and None
+        )
+
+    def collect(self, *, is_dry_run: bool = False) -> CollectionReport:
+        return self.collector.collect("main", is_dry_run=is_dry_run)
+
+    def sweep(self) -> SweepReport:
+        (report,) = self.collect().sweeps
+        return report
+
+    async def visible(self) -> list[str]:
+        rows = await self.store.database.read(
+            lambda connection: connection.execute(
+                select(path.c.hash_part, path.c.name).where(path.c.hidden_at.is_(None)).order_by(path.c.hash_part)
+            ).all()
+        )
+        return [f"{row.hash_part}-{row.name}" for row in rows]
+
+    async def id_of(self, base_name: str) -> int:
+        same = path.c.hash_part == base_name[:32]
+        return await self.store.database.read(
+            lambda connection: connection.execute(select(path.c.id).where(same)).scalar_one()
+        )
+
+    async def use(self, base_name: str) -> None:
+        use = PathUse(await self.id_of(base_name), self.store.now, 1)
+        await self.access.write(lambda connection: add_uses(connection, [use]))
+
+    async def pin(self, base_name: str) -> None:
+        path_id = await self.id_of(base_name)
+
+        def work(connection: Connection) -> None:
+            pin_id = insert_pin(connection, self.cache.id, "release", KEEP_ALL, now=self.store.now)
+            insert_revision(connection, pin_id, Revision(1, path_id, self.store.now), [], created_by=None)
+
+        await self.store.database.write(work)
+
+    async def stored_bytes(self) -> int:
+        same = cache_table.c.id == self.cache.id
+        return await self.store.database.read(
+            lambda connection: connection.execute(select(cache_table.c.stored_bytes).where(same)).scalar_one()
+        )
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """A cache with a tool that refers to an app, which refers to a library."""
+    prepare_access_database(tmp_path / "access.db")
+    access = Database.open(tmp_path / "access.db", revision=ACCESS_REVISION)
+    blobs = MemoryBlobStore(clock=lambda: store.now)
+    store = Store.open(tmp_path, blobs)
+    made = World(store, access, await store.create_cache("main"))
+    await store.push(made.cache, (LIB, LIB_NAR, []))
+    await store.push(made.cache, (APP, APP_NAR, [LIB]))
+    await store.push(made.cache, (TOOL, TOOL_NAR, [APP, TOOL]))
+    yield made
+    access.close()
+    await store.close()
+
+
+async def test_what_is_unused_goes_step_by_step_until_the_disk_is_empty(world: World) -> None:
+    await world.configure(keep_unused_seconds=30 * DAY)
+    world.pass_days(31)
+    (mark,) = world.collect().marks
+    assert [hidden.store_path for hidden in mark.hidden] == [TOOL, APP, LIB]
+    assert await world.visible() == []
+    assert await world.store.count(path) == 3, "they are in the trash"
+    world.pass_days(7)
+    assert world.sweep().purged_paths == 0, "to the second"
+    world.pass_days(0.01)
+    report = world.sweep()
+    assert (report.purged_paths, report.purged_nars, report.condemned_packs) == (3, 3, 3)
+    assert len(world.store.keys("packs/")) == 3
+    world.pass_days(1)
+    report = world.sweep()
+    assert report.deleted_packs == 3
+    assert report.deleted_bytes > 590_000
+    assert world.store.keys("packs/") == []
+    assert [await world.store.count(table) for table in (pack, chunk, nar, path)] == [0, 0, 0, 0]
+
+
+async def test_dry_run_changes_nothing_and_agrees_with_the_run(world: World) -> None:
+    await world.configure(keep_unused_seconds=30 * DAY, budget_bytes=450_000)
+    world.pass_days(10)
+    await world.use(LIB)
+    for days in (0, 25, 8, 2, 2):
+        world.pass_days(days)
+        before = (await world.visible(), world.store.keys(), await world.store.count(path))
+        planned = world.collect(is_dry_run=True)
+        assert (await world.visible(), world.store.keys(), await world.store.count(path)) == before
+        done = world.collect()
+        assert (done.marks, done.sweeps) == (planned.marks, planned.sweeps)
+
+
+async def test_use_of_a_referrer_keeps_its_closure(world: World) -> None:
+    await world.configure(keep_unused_seconds=30 * DAY)
+    world.pass_days(20)
+    await world.use(APP)
+    world.pass_days(20)
+    world.collect()
+    assert await world.visible() == [LIB, APP]
+
+
+async def test_pin_keeps_its_closure(world: World) -> None:
+    await world.configure(keep_unused_seconds=1, budget_bytes=0)
+    await world.pin(APP)
+    world.pass_days(100)
+    (mark,) = world.collect().marks
+    assert await world.visible() == [LIB, APP]
+    assert mark.pinned_paths == 2
+
+
+async def test_budget_is_about_stored_bytes_and_the_size_is_noted(world: World) -> None:
+    await world.configure(budget_bytes=450_000)
+    world.pass_days(1)
+    (mark,) = world.collect().marks
+    assert [hidden.store_path for hidden in mark.hidden] == [TOOL]
+    assert mark.stored_bytes_before > 590_000
+    assert mark.stored_bytes_after < 450_000
+    assert await world.stored_bytes() == mark.stored_bytes_after
+
+
+async def test_push_after_the_plan_rescues_what_it_refers_to(world: World) -> None:
+    await world.configure(keep_unused_seconds=30 * DAY)
+    world.pass_days(31)
+    mark = world.collector.plan_mark(world.cache)
+    other = f"{'d' * 32}-other"
+    await world.store.push(world.cache, (other, contents(4), [APP]))
+    assert [mark.names[place] for place, _ in world.collector.hide(mark)] == [TOOL]
+    assert await world.visible() == [LIB, APP, other]
+
+
+async def test_pin_after_the_plan_rescues_its_closure(world: World) -> None:
+    await world.configure(keep_unused_seconds=30 * DAY)
+    world.pass_days(31)
+    mark = world.collector.plan_mark(world.cache)
+    await world.pin(APP)
+    world.collector.hide(mark)
+    assert await world.visible() == [LIB, APP]
+
+
+async def test_push_of_a_hidden_path_restores_it_with_nothing_sent(world: World) -> None:
+    await world.configure(keep_unused_seconds=30 * DAY)
+    world.pass_days(31)
+    world.collect()
+    answer = await world.store.publisher.publish_paths(
+        world.cache, PathsRequest([path_body(TOOL, TOOL_NAR, [APP, TOOL])]), token_id=None
+    )
+    assert answer.published == [TOOL]
+    assert await world.visible() == [LIB, APP, TOOL]
+
+
+async def purge(world: World) -> None:
+    """Bring everything to where its packs are condemned."""
+    await world.configure(keep_unused_seconds=30 * DAY)
+    world.pass_days(31)
+    world.collect()
+    world.pass_days(7.1)
+    assert world.sweep().condemned_packs == 3
+
+
+async def test_chunks_of_condemned_packs_are_missing_and_come_again(world: World) -> None:
+    await purge(world)
+    await world.store.push(world.cache, (LIB, LIB_NAR, []))
+    world.pass_days(1.1)
+    assert world.sweep().deleted_packs == 2, "the push made the very same pack as the one that was about to go"
+    assert decompress(await world.store.download(world.cache, LIB_NAR)) == LIB_NAR
+
+
+async def test_nar_that_names_condemned_chunks_lifts_the_condemnation(world: World) -> None:
+    body = await world.store.nar_body(world.cache, LIB_NAR)  # a client that learned the numbers before
+    await purge(world)
+    (result,) = await world.store.register(world.cache, body)
+    assert result.state == "stored"
+    world.pass_days(1.1)
+    await world.store.publisher.publish_paths(world.cache, PathsRequest([path_body(LIB, LIB_NAR)]), token_id=None)
+    assert world.sweep().deleted_packs == 2
+    assert decompress(await world.store.download(world.cache, LIB_NAR)) == LIB_NAR
+
+
+async def test_nar_that_names_deleted_chunks_is_told_what_is_missing(world: World) -> None:
+    body = await world.store.nar_body(world.cache, LIB_NAR)
+    await purge(world)
+    world.pass_days(1.1)
+    world.sweep()
+    (result,) = await world.store.register(world.cache, body)
+    assert result.state == "refused"
+    await world.store.push(world.cache, (LIB, LIB_NAR, []))
+    assert decompress(await world.store.download(world.cache, LIB_NAR)) == LIB_NAR
+
+
+async def test_nar_without_a_path_stays_a_day_and_longer_when_registered_again(world: World) -> None:
+    nar_bytes = contents(9)
+    await world.store.register(world.cache, await world.store.nar_body(world.cache, nar_bytes))
+    world.pass_days(0.9)
+    await world.store.register(world.cache, await world.store.nar_body(world.cache, nar_bytes))
+    world.pass_days(0.9)
+    assert world.sweep().purged_nars == 0
+    await world.store.publisher.publish_paths(world.cache, PathsRequest([path_body(LIB, LIB_NAR)]), token_id=None)
+    world.pass_days(0.2)
+    assert world.sweep().purged_nars == 1
+
+
+async def test_mostly_dead_pack_is_compacted_and_what_lives_is_served(world: World) -> None:
+    keep, drop = contents(5, 300_000), contents(6, 900_000)
+    other, dropped = f"{'d' * 32}-keep", f"{'f' * 32}-drop"
+    await world.store.send_chunks(world.cache, [*cut(keep), *cut(drop)])  # one pack for both
+    await world.store.push(world.cache, (other, keep, []), (dropped, drop, []))
+    await world.pin(other)
+    await world.configure(keep_unused_seconds=30 * DAY, trash_seconds=0)
+    world.pass_days(31)
+    world.collect()
+    packs_before = set(world.store.keys("packs/"))
+    world.pass_days(0.1)
+    report = world.sweep()
+    assert report.compacted_packs == 1
+    assert 250_000 < report.compacted_bytes < 400_000
+    assert decompress(await world.store.download(world.cache, keep)) == keep
+    world.pass_days(1.1)
+    world.sweep()
+    assert decompress(await world.store.download(world.cache, keep)) == keep
+    assert len(set(world.store.keys("packs/")) - packs_before) == 1
+    assert sum(world.store.blobs.size(BlobKey(key)) for key in world.store.keys("packs/")) < 400_000
+
+
+async def test_objects_that_no_row_knows_go_after_a_day(world: World) -> None:
+    stray = BlobKey(f"packs/{world.cache.domain_id}/ab/{'ab' * 32}")
+    world.store.blobs.put(stray, b"left by a crash")
+    left = world.store.blobs.create()
+    left.write(b"half")
+    world.pass_days(0.9)
+    assert world.sweep().deleted_strays == 0
+    world.pass_days(0.2)
+    report = world.sweep()
+    assert (report.deleted_strays, report.stray_bytes) == (2, len(b"left by a crash") + len(b"half"))
+    assert len(world.store.keys("packs/")) == 3
+    assert world.store.keys("journal/")
+
+
+async def test_every_collection_is_noted(world: World) -> None:
+    await world.configure(keep_unused_seconds=30 * DAY)
+    world.pass_days(31)
+    world.collect(is_dry_run=True)
+    assert await world.store.count(collection) == 0
+    world.collect()
+    rows = await world.store.database.read(lambda connection: connection.execute(select(collection)).all())
+    assert [(row.cache_name, row.started_by, row.began_at) for row in rows] == [("main", "a test", world.store.now)]
+    assert '"hidden":3' in rows[0].result
+    assert world.progress
