@@ -39,6 +39,7 @@ HOSTILE = [
     "\u202egnp.exe".encode(),
     b"...",
     b"~",
+    b"back\\slash",
 ]
 
 TREES: dict[str, Node] = {
@@ -46,7 +47,7 @@ TREES: dict[str, Node] = {
         {
             b"bin": Directory({b"run": Regular(b"\x7fELF\0\0", executable=True)}),
             b"doc": Symlink(b"share/doc"),
-            b"hostile": Directory({name: Regular(name) for name in sorted([*HOSTILE, b"back\\slash"])}),
+            b"hostile": Directory({name: Regular(name) for name in sorted(HOSTILE)}),
             b"loop": Symlink(b"loop"),
             b"note": Symlink(f"/nix/store/{NOTE}".encode()),
             b"share": Directory(

@@ -102,9 +102,7 @@ def _render_row(page: FolderPage, name: bytes, entry: ListedNode) -> str:
             kind = "folder"
         case _:
             assert_never(entry)
-    shown = f"<bdi>{escape(show_name(name))}</bdi>"
-    if b"\\" not in name:  # Browsers take a backslash for a slash, and the server refuses an escaped one.
-        shown = f'<a href="{_link(page, (*page.names, name))}">{shown}</a>'
+    shown = f'<a href="{_link(page, (*page.names, name))}"><bdi>{escape(show_name(name))}</bdi></a>'
     return f'<tr><th scope="row">{shown}</th><td>{kind}</td><td>{size}</td></tr>\n'
 
 

@@ -22,8 +22,10 @@ API_SEGMENTS: Final = frozenset({b"api", b"health", b"metrics"})
 """First segments that the API answers. Every other one is, or could be, a cache's name."""
 
 _REQUEST_ID: Final = re.compile(rb"[0-9A-Za-z._-]{1,64}")
-# Escapes of a slash, a backslash, a dot and NUL; empty, "." and ".." segments; and what no URL has.
-_HOSTILE: Final = re.compile(rb"%(?:2f|5c|2e|00)|//|/\.{1,2}(?:/|\Z)|[^!-~]", re.IGNORECASE)
+# Escapes of a slash, a dot and NUL; empty, "." and ".." segments; and what no URL has. An escaped backslash is an
+# ordinary letter of a file's name, as systemd has them; in the API nothing has one.
+_HOSTILE: Final = re.compile(rb"%(?:2f|2e|00)|//|/\.{1,2}(?:/|\Z)|[^!-~]", re.IGNORECASE)
+_BACKSLASH: Final = re.compile(rb"%5c", re.IGNORECASE)
 _QUIET_PATHS: Final = frozenset({b"/health", b"/metrics"})
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -50,7 +52,7 @@ class Front:
         raw_path: bytes = scope["raw_path"]
         is_of_api = raw_path[1:].partition(b"/")[0] in API_SEGMENTS
         application = self._api if is_of_api else self._files
-        if _HOSTILE.search(raw_path) is not None:
+        if _HOSTILE.search(raw_path) is not None or (is_of_api and _BACKSLASH.search(raw_path) is not None):
             application = _refuse_path if is_of_api else refuse_unknown_file
         await self._answer(application, scope, receive, send, raw_path)
 
