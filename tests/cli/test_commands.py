@@ -72,6 +72,9 @@ COMMANDS = [
     "resolve",
     "unpin",
     "path info",
+    "verify",
+    "backup",
+    "restore",
 ]
 
 

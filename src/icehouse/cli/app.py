@@ -20,6 +20,9 @@ _COMMANDS: Final = {
     "resolve": ("icehouse.cli.pin", "resolve"),
     "unpin": ("icehouse.cli.pin", "unpin"),
     "path": ("icehouse.cli.path", "app"),
+    "verify": ("icehouse.cli.verify", "verify"),
+    "backup": ("icehouse.cli.backup", "backup"),
+    "restore": ("icehouse.cli.backup", "restore"),
 }
 """For each command its module, and what is in it: a `typer.Typer`, or a function that is one command."""
 
