@@ -52,7 +52,7 @@ MAX_CLOSURE_PATHS: Final = 200_000
 REVISIONS_A_PAGE: Final = 200
 
 _PATHS_A_QUERY: Final = 1_000
-_QUERIES_A_READ: Final = 20
+_PATHS_A_READ: Final = 5_000
 _NAMED_MISSING: Final = 10
 
 
@@ -249,11 +249,11 @@ def _get_path(connection: Connection, *, cache: CacheRow, wish: _Wish) -> PathRo
 
 def _walk_on(connection: Connection, *, cache_id: int, walk: _Walk) -> None:
     """Look at some more paths of a closure."""
-    for _ in range(_QUERIES_A_READ):
+    looked_at = 0
+    while walk.wanted and looked_at < _PATHS_A_READ:
         names = walk.wanted[-_PATHS_A_QUERY:]
         del walk.wanted[-_PATHS_A_QUERY:]
-        if not names:
-            return
+        looked_at += len(names)
         found = find_links(connection, cache_id, [_hash_part(name) for name in names])
         absent: list[str] = []
         for name in names:
