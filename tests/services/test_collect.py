@@ -14,14 +14,14 @@ from icehouse.db.access_times import ACCESS_REVISION, PathUse, add_uses
 from icehouse.db.caches import CacheRow
 from icehouse.db.engine import Database
 from icehouse.db.migrate import prepare_access_database
-from icehouse.db.pins import insert_pin, insert_revision
+from icehouse.db.pins import find_pin, insert_pin, insert_revision
 from icehouse.db.schema import cache as cache_table
-from icehouse.db.schema import chunk, collection, nar, pack, path
-from icehouse.rules.pins import KEEP_ALL, Revision
+from icehouse.db.schema import chunk, collection, nar, pack, path, pin_revision
+from icehouse.rules.pins import KEEP_ALL, Keep, Revision
 from icehouse.services.collect import Collector
 from icehouse.storage.blobs import BlobKey
 from icehouse.storage.memory import MemoryBlobStore
-from tests.services.publishing import Store, cut, nar_of, path_body
+from tests.services.publishing import NOW, Store, cut, nar_of, path_body
 
 DAY = 86_400
 TRASH = 7 * DAY
@@ -87,12 +87,13 @@ class World:
         use = PathUse(await self.id_of(base_name), self.store.now, 1)
         await self.access.write(lambda connection: add_uses(connection, [use]))
 
-    async def pin(self, base_name: str) -> None:
+    async def pin(self, base_name: str, *, number: int = 1, keep: Keep = KEEP_ALL) -> None:
         path_id = await self.id_of(base_name)
 
         def work(connection: Connection) -> None:
-            pin_id = insert_pin(connection, self.cache.id, "release", KEEP_ALL, now=self.store.now)
-            insert_revision(connection, pin_id, Revision(1, path_id, self.store.now), [], created_by=None)
+            found = find_pin(connection, self.cache.id, "release")
+            pin_id = insert_pin(connection, self.cache.id, "release", keep, now=NOW) if found is None else found.id
+            insert_revision(connection, pin_id, Revision(number, path_id, self.store.now), [], created_by=None)
 
         await self.store.database.write(work)
 
@@ -169,6 +170,28 @@ async def test_pin_keeps_its_closure(world: World) -> None:
     (mark,) = world.collect().marks
     assert await world.visible() == [LIB, APP]
     assert mark.pinned_paths == 2
+
+
+async def test_path_that_a_pin_keeps_is_not_purged_when_damage_hid_it(world: World) -> None:
+    await world.pin(APP)
+    same = path.c.hash_part.in_([LIB[:32], APP[:32]])
+    await world.store.database.write(
+        lambda connection: connection.execute(update(path).where(same).values(hidden_at=world.store.now)) and None
+    )
+    world.pass_days(8)
+    world.sweep()
+    assert await world.store.count(path) == 3
+
+
+async def test_revision_that_its_pin_lets_go_is_forgotten_and_its_path_goes(world: World) -> None:
+    await world.configure(keep_unused_seconds=30 * DAY)
+    await world.pin(LIB, keep=Keep(days=10))
+    world.pass_days(1)
+    await world.pin(APP, number=2, keep=Keep(days=10))
+    world.pass_days(40)
+    (mark,) = world.collect().marks
+    assert [hidden.store_path for hidden in mark.hidden] == [TOOL]
+    assert await world.store.count(pin_revision) == 1, "what the newest revision reaches stays, by that revision"
 
 
 async def test_budget_is_about_stored_bytes_and_the_size_is_noted(world: World) -> None:

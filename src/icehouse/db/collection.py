@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, insert, not_, select, update
+from sqlalchemy import Column, ColumnElement, Connection, bindparam, delete, exists, func, insert, not_, select, update
 
 from icehouse.db.schema import (
     build_log,
@@ -28,19 +28,6 @@ PAGE_ROWS: Final = 10_000
 """Rows that one reading transaction brings."""
 
 _BATCH: Final = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class PathFact:
-    """A visible path, for a plan."""
-
-    id: int
-    hash_part: str
-    name: str
-    nar_id: int
-    created_at: int
-    references: str
-    """Base names, joined by spaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,25 +74,36 @@ def read_retention(connection: Connection, cache_id: int) -> Retention:
     return Retention(*connection.execute(columns.where(cache.c.id == cache_id)).one())
 
 
-def page_of_paths(connection: Connection, cache_id: int, after: int) -> list[PathFact]:
-    """The next visible paths of the cache, by id, after that id."""
+def page_of_paths(connection: Connection, cache_id: int, after: int) -> list[tuple[int, str, str, int, int]]:
+    """The next visible paths of the cache, by id, after that id: id, hash part, name, NAR, and when it was pushed."""
     rows = connection.execute(
-        select(path.c.id, path.c.hash_part, path.c.name, path.c.nar_id, path.c.created_at, path.c.references)
-        .where(path.c.cache_id == cache_id, path.c.hidden_at.is_(None), path.c.id > after)
+        select(path.c.id, path.c.hash_part, path.c.name, path.c.nar_id, path.c.created_at)
+        .where(_by_id(path.c.cache_id) == cache_id, path.c.hidden_at.is_(None), path.c.id > after)
         .order_by(path.c.id)
         .limit(PAGE_ROWS)
     )
-    return [PathFact(*row) for row in rows]
+    return [(row.id, row.hash_part, row.name, row.nar_id, row.created_at) for row in rows]
 
 
-def newer_paths(connection: Connection, cache_id: int, generation: int) -> list[PathFact]:
-    """The visible paths that became visible after that generation."""
+def page_of_references(connection: Connection, cache_id: int, after: int) -> list[tuple[int, str]]:
+    """The same with the references: id, and base names joined by spaces."""
     rows = connection.execute(
-        select(path.c.id, path.c.hash_part, path.c.name, path.c.nar_id, path.c.created_at, path.c.references).where(
+        select(path.c.id, path.c.references)
+        .where(_by_id(path.c.cache_id) == cache_id, path.c.hidden_at.is_(None), path.c.id > after)
+        .order_by(path.c.id)
+        .limit(PAGE_ROWS)
+    )
+    return [(row.id, row.references) for row in rows]
+
+
+def newer_paths(connection: Connection, cache_id: int, generation: int) -> list[tuple[str, str]]:
+    """The visible paths that became visible after that generation: hash part, and references joined by spaces."""
+    rows = connection.execute(
+        select(path.c.hash_part, path.c.references).where(
             path.c.cache_id == cache_id, path.c.generation > generation, path.c.hidden_at.is_(None)
         )
     )
-    return [PathFact(*row) for row in rows]
+    return [(row.hash_part, row.references) for row in rows]
 
 
 def hide(connection: Connection, paths: Iterable[tuple[int, str]], *, now: int) -> None:
@@ -129,7 +127,7 @@ def page_of_recipes(connection: Connection, domain_id: int, after: int) -> list[
     """The next NARs of the domain after that id, and their encoded recipes."""
     rows = connection.execute(
         select(nar.c.id, recipe.c.body)
-        .where(nar.c.domain_id == domain_id, nar.c.id > after, recipe.c.nar_id == nar.c.id)
+        .where(_by_id(nar.c.domain_id) == domain_id, nar.c.id > after, recipe.c.nar_id == nar.c.id)
         .order_by(nar.c.id)
         .limit(_BATCH)
     )
@@ -146,7 +144,7 @@ def page_of_chunks(connection: Connection, domain_id: int, after: int) -> list[C
     """The next chunks of the domain, by number, after that number."""
     rows = connection.execute(
         select(chunk.c.number, chunk.c.pack_id, chunk.c.stored_bytes)
-        .where(chunk.c.domain_id == domain_id, chunk.c.number > after)
+        .where(_by_id(chunk.c.domain_id) == domain_id, chunk.c.number > after)
         .order_by(chunk.c.number)
         .limit(PAGE_ROWS)
     )
@@ -245,7 +243,6 @@ def purge_paths(connection: Connection, domain_id: int, *, now: int) -> list[int
         .limit(_BATCH)
     )
     ids = list(found.scalars())
-    connection.execute(delete(pin_revision).where(pin_revision.c.path_id.in_(ids)))
     connection.execute(delete(path).where(path.c.id.in_(ids)))
     return ids
 
@@ -263,7 +260,7 @@ def page_of_purgeable_nars(connection: Connection, domain_id: int, after: int, *
     )
     rows = connection.execute(
         select(nar.c.id)
-        .where(nar.c.domain_id == domain_id, nar.c.id > after, nar.c.created_at < young)
+        .where(_by_id(nar.c.domain_id) == domain_id, nar.c.id > after, nar.c.created_at < young)
         .where(not_(has_path), not_(is_staged), not_(is_awaited))
         .order_by(nar.c.id)
         .limit(_BATCH)
@@ -300,9 +297,18 @@ def add_collection(
     connection.execute(insert(collection).values(**values, started_by=started_by, result=result))
 
 
+def _by_id(column: Column[int]) -> ColumnElement[int]:
+    """The column as no index knows it: SQLite would look a page up by that index, and sort the whole table for it."""
+    return column + 0
+
+
 def _is_purgeable(domain_id: int, now: int) -> ColumnElement[bool]:
     return (cache.c.domain_id == domain_id) & _is_in_trash_long(now)
 
 
 def _is_in_trash_long(now: int) -> ColumnElement[bool]:
-    return path.c.hidden_at.is_not(None) & (path.c.hidden_at < now - cache.c.trash_seconds)
+    # Damage may have hidden what a pin keeps, which then waits for its repair, with all that it reaches: so a cache
+    # purges nothing while that is so.
+    in_doubt = select(path.c.cache_id).where(path.c.id == pin_revision.c.path_id, path.c.hidden_at.is_not(None))
+    is_sure = cache.c.id.not_in(in_doubt.correlate(None))
+    return is_sure & path.c.hidden_at.is_not(None) & (path.c.hidden_at < now - cache.c.trash_seconds)

@@ -22,7 +22,6 @@ from icehouse.db.caches import PUBLIC_DOMAIN_ID, CacheRow, get_cache, list_cache
 from icehouse.db.collection import (
     PAGE_ROWS,
     PackRow,
-    PathFact,
     add_collection,
     count_purgeable_paths,
     delete_pack,
@@ -35,6 +34,7 @@ from icehouse.db.collection import (
     page_of_paths,
     page_of_purgeable_nars,
     page_of_recipes,
+    page_of_references,
     purge_nars,
     purge_paths,
     purge_staged,
@@ -44,7 +44,7 @@ from icehouse.db.collection import (
     set_stored_bytes,
 )
 from icehouse.db.engine import Database
-from icehouse.db.pins import load_pins
+from icehouse.db.pins import delete_revisions, find_pin, load_pins
 from icehouse.errors import NotFound
 from icehouse.rules.collection import GRACE_SECONDS, PackFacts, PackPlan, plan_packs
 from icehouse.rules.pins import kept_revisions
@@ -168,24 +168,15 @@ class Collector:
         ids, pushed_at, nar_ids = array("Q"), array("Q"), array("Q")
         names: list[str] = []
         places: dict[str, int] = {}
-        for row in self._paths(cache.id):
-            places[row.hash_part] = len(ids)
-            ids.append(row.id)
-            pushed_at.append(row.created_at)
-            nar_ids.append(row.nar_id)
-            names.append(f"{row.hash_part}-{row.name}")
-        references = Lists.of(())
-        for row in self._paths(cache.id):
-            # The second reading may see other rows than the first; each of the first gets a list in its place.
-            place = places.get(row.hash_part)
-            if place is None or place < len(references):
-                continue
-            while len(references) < place:
-                references.append(())
-            found = (places.get(base_name[:_HASH_LETTERS]) for base_name in row.references.split())
-            references.append(reference for reference in found if reference is not None)
-        while len(references) < len(ids):
-            references.append(())
+        after = 0
+        while rows := database.read_now(partial(page_of_paths, cache_id=cache.id, after=after)):
+            for after, hash_part, name, nar_id, created_at in rows:
+                places[hash_part] = len(ids)
+                ids.append(after)
+                pushed_at.append(created_at)
+                nar_ids.append(nar_id)
+                names.append(f"{hash_part}-{name}")
+        references = self._references(cache.id, ids, places)
         self._show_progress(f"{cache.name}: {len(ids)} paths; reading what they take")
         nars = array("I")
         nar_places: dict[int, int] = {}
@@ -200,11 +191,22 @@ class Collector:
         self._show_progress(f"{cache.name}: deciding")
         return Mark(cache, generation, ids, names, places, facts, plan_retention(facts, roots, retention, now=now))
 
-    def _paths(self, cache_id: int) -> Iterator[PathFact]:
+    def _references(self, cache_id: int, ids: "array[int]", places: dict[str, int]) -> Lists:
+        """For each of the paths, those that are visible. This second reading may see other rows than the first."""
+        references = Lists.of(())
         after = 0
-        while rows := self._database.read_now(partial(page_of_paths, cache_id=cache_id, after=after)):
-            yield from rows
-            after = rows[-1].id
+        while rows := self._database.read_now(partial(page_of_references, cache_id=cache_id, after=after)):
+            for after, text in rows:
+                place = bisect_left(ids, after, len(references))
+                if place == len(ids) or ids[place] != after:
+                    continue
+                while len(references) < place:
+                    references.append(())
+                found = (places.get(base_name[:_HASH_LETTERS]) for base_name in text.split())
+                references.append(reference for reference in found if reference is not None)
+        while len(references) < len(ids):
+            references.append(())
+        return references
 
     def _uses(self, ids: "array[int]", pushed_at: "array[int]") -> "array[int]":
         used_at = pushed_at[:]
@@ -248,15 +250,25 @@ class Collector:
                     roots.append(place)
         return roots
 
+    def _forget_revisions(self, connection: Connection, cache_id: int, now: int) -> None:
+        """Delete what pins do not keep any more: its paths may go, and no later rule of the pin must promise them."""
+        for pin in load_pins(connection, cache_id):
+            kept = {revision.number for revision in kept_revisions(pin, now)}
+            gone = [revision.number for revision in pin.revisions if revision.number not in kept]
+            row = find_pin(connection, cache_id, pin.name) if gone else None
+            if row is not None:
+                delete_revisions(connection, row.id, gone)
+
     def hide(self, mark: Mark) -> tuple[tuple[int, Reason], ...]:
         """The transaction that hides: but what was published or pinned since the plan keeps what it needs."""
         now = self._clock()
 
         def act(connection: Connection) -> tuple[tuple[int, Reason], ...]:
             get_cache(connection, mark.cache.name)
+            self._forget_revisions(connection, mark.cache.id, now)
             needed = self._find_roots(connection, mark.cache.id, mark.ids, now)
-            for row in newer_paths(connection, mark.cache.id, mark.generation):
-                names = [row.hash_part, *(name[:_HASH_LETTERS] for name in row.references.split())]
+            for hash_part, text in newer_paths(connection, mark.cache.id, mark.generation):
+                names = [hash_part, *(name[:_HASH_LETTERS] for name in text.split())]
                 needed.extend(mark.places[name] for name in names if name in mark.places)
             can_go = rescue(mark.facts.references, (place for place, _ in mark.plan.hide), needed)
             hidden = tuple((place, reason) for place, reason in mark.plan.hide if can_go[place])
