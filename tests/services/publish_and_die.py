@@ -78,6 +78,9 @@ class SteppingBlobs:
     def size(self, key: BlobKey) -> int:
         return self._steps.around("size", lambda: self._blobs.size(key))
 
+    def describe(self, key: BlobKey) -> BlobInfo:
+        return self._steps.around("describe", lambda: self._blobs.describe(key))
+
     def read_into(self, key: BlobKey, offset: int, buffer: memoryview) -> None:
         self._steps.around("read_into", lambda: self._blobs.read_into(key, offset, buffer))
 
@@ -89,6 +92,9 @@ class SteppingBlobs:
 
     def delete(self, key: BlobKey) -> None:
         self._steps.around("delete", lambda: self._blobs.delete(key))
+
+    def delete_unchanged(self, info: BlobInfo) -> bool:
+        return self._steps.around("delete_unchanged", lambda: self._blobs.delete_unchanged(info))
 
 
 class SteppingWriter:
