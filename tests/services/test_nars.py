@@ -317,6 +317,12 @@ class Interrupted:
     def size(self, key: BlobKey) -> int:
         return self._blobs.size(key)
 
+    def describe(self, key: BlobKey) -> BlobInfo:
+        return self._blobs.describe(key)
+
+    def delete_unchanged(self, info: BlobInfo) -> bool:
+        return self._blobs.delete_unchanged(info)
+
     def read_into(self, key: BlobKey, offset: int, buffer: memoryview) -> None:
         act, self.before_read = self.before_read, None
         if act is not None:

@@ -375,6 +375,12 @@ class FullDisk:
     def size(self, key: BlobKey) -> int:
         return self._blobs.size(key)
 
+    def describe(self, key: BlobKey) -> BlobInfo:
+        return self._blobs.describe(key)
+
+    def delete_unchanged(self, info: BlobInfo) -> bool:
+        return self._blobs.delete_unchanged(info)
+
     def read_into(self, key: BlobKey, offset: int, buffer: memoryview) -> None:
         self._blobs.read_into(key, offset, buffer)
 
