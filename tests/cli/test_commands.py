@@ -75,6 +75,7 @@ COMMANDS = [
     "verify",
     "backup",
     "restore",
+    "rebuild",
 ]
 
 

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "verify": ("icehouse.cli.verify", "verify"),
     "backup": ("icehouse.cli.backup", "backup"),
     "restore": ("icehouse.cli.backup", "restore"),
+    "rebuild": ("icehouse.cli.backup", "rebuild"),
 }
 """For each command its module, and what is in it: a `typer.Typer`, or a function that is one command."""
 

@@ -1,19 +1,23 @@
-"""``icehouse backup`` and ``icehouse restore``: copies of the database, and their way back."""
+"""``icehouse backup``, ``restore`` and ``rebuild``: copies of the database, and what to do without one."""
 
 import asyncio
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from icehouse.cli.data_folder import FolderOption, clock, find_folder, open_folder
 from icehouse.cli.printer import Printer, bytes_text, time_text
+from icehouse.cli.progress import shown
 from icehouse.cli.services import JsonFlag, QuietFlag, Services, carry_out
 from icehouse.errors import NotFound
 
-_DEFAULT_KEEP = 7  # as in `rules.backups`, which is not imported for the help
+if TYPE_CHECKING:
+    from icehouse.services.rebuild import RebuildProgress
+
+_DEFAULT_KEEP: Final = 7  # as in `rules.backups`, which is not imported for the help
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +104,85 @@ async def run_restore(options: RestoreOptions, services: Services, printer: Prin
             "`icehouse rebuild` brings back what they hold."
         )
     printer.result(f"Restored {done.name}, which was made on {time_text(done.made_at)}.", done)
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildOptions:
+    """A folder whose database is made again."""
+
+    data_dir: Path | None = None
+    public_url: str | None = None
+
+
+def rebuild(
+    *,
+    public_url: Annotated[
+        str | None,
+        typer.Option(
+            help="The server's address, whose host stands in the names of new keys.", show_default="as for serve"
+        ),
+    ] = None,
+    data_dir: FolderOption = None,
+    quiet: QuietFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Make the database again from the packs and the journal, or add to an old one what it lacks.
+
+    The server must not run meanwhile. Everything is read once, and every NAR is hashed before it counts. Signing keys,
+    tokens, settings, pins and build logs are in no journal: restore a backup first if there is one. Caches that are
+    made again get new keys, which clients must be told.
+    """
+    carry_out(run_rebuild, RebuildOptions(data_dir, public_url), Printer(is_json=json, is_quiet=quiet))
+
+
+async def run_rebuild(options: RebuildOptions, services: Services, printer: Printer) -> None:
+    """Rebuild, and say what did not come back."""
+    import secrets
+
+    from icehouse.config import ServerSettings
+    from icehouse.services.rebuild import Rebuild, RebuildProgress
+    from icehouse.services.signing import Sealer
+    from icehouse.services.start import start
+
+    folder = find_folder(options.data_dir)
+    if not folder.path.is_dir():
+        raise NotFound(f"{folder.path} is not there; expected a server's data folder, or what is left of one")
+    flags = {"data_dir": folder.path, "public_url": options.public_url}
+    settings = ServerSettings.load(flags, services.environment)
+    with start(folder, clock=clock, draw=secrets.token_bytes) as started, open_folder(folder.path) as opened:
+        rebuilding = Rebuild(
+            opened.database,
+            opened.blobs,
+            opened.workers,
+            Sealer(started.secret),
+            marker=folder.path / "rebuild.unfinished",
+            public_url=settings.url,
+            clock=clock,
+            draw=secrets.token_bytes,
+        )
+        progress = RebuildProgress()
+        async with shown(lambda: _describe(progress), printer):
+            report = await rebuilding.run(progress)
+        if started.first_token is not None:
+            printer.message(f"All tokens are gone. A new administrator's token is in {folder.admin_token}.")
+    for cache in report.caches:
+        kind = "public" if cache.is_public else "private"
+        printer.message(f"CACHE {cache.name} ({kind}) HAS A NEW KEY, which its users must trust: {cache.public_key}")
+        for url in cache.upstreams_without_keys:
+            printer.message(f"Cache {cache.name}: the keys of its upstream {url} are lost.")
+    for text in report.damaged_objects:
+        printer.message(f"damaged: {text}")
+    for place, reason in report.lost.items():
+        printer.message(f"not brought back: {place}: {reason}")
+    printer.result(
+        f"Added {report.packs} packs with {report.chunks} chunks, {len(report.caches)} caches, {report.nars} NARs and "
+        f"{report.paths} paths; {report.lost_count} paths of the journal did not come back.",
+        report,
+    )
+
+
+def _describe(progress: "RebuildProgress") -> str:
+    return (
+        f"{progress.packs} packs, {progress.chunks} chunks; {progress.entries} of {progress.entries_total} publishes: "
+        f"{progress.nars} NARs ({bytes_text(progress.nar_bytes)}), {progress.paths} paths"
+    )

@@ -1,10 +1,6 @@
 """``icehouse verify``: read everything back that a server keeps."""
 
-import asyncio
-import contextlib
 import secrets
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -14,13 +10,12 @@ import typer
 from icehouse.cli.data_folder import FolderOption, clock, open_folder
 from icehouse.cli.exits import FAILED
 from icehouse.cli.printer import Printer, bytes_text
+from icehouse.cli.progress import shown
 from icehouse.cli.services import JsonFlag, QuietFlag, Services, carry_out
 
 if TYPE_CHECKING:
     from icehouse.services.verify import VerifyProgress, VerifyReport
 
-_FRAMES_A_SECOND: Final = 4
-_PLAIN_SECONDS: Final = 10
 _SHOWN_PATHS: Final = 20  # of what one finding hits
 
 
@@ -74,7 +69,7 @@ async def run(options: VerifyCommandOptions, services: Services, printer: Printe
             salt=secrets.token_bytes(16),
             is_metadata_only=options.is_metadata_only,
         )
-        async with _shown(progress, printer):
+        async with shown(lambda: _describe(progress), printer, lambda: _fraction(progress)):
             report = await verifier.verify(chosen, progress)
     printer.result(render_report(report), report)
     if report.finding_count:
@@ -103,39 +98,9 @@ def render_report(report: "VerifyReport") -> str:
     return "\n".join([*lines, f"Verified {looked}: {verdict}."])
 
 
-@asynccontextmanager
-async def _shown(progress: "VerifyProgress", printer: Printer) -> AsyncGenerator[None]:
-    """Show *progress* while the body runs: a moving line for a person, a line now and then for a log."""
-    if printer.is_quiet:
-        yield
-        return
-    ticker = asyncio.create_task(_show_moving(progress) if printer.shows_progress else _show_plain(progress, printer))
-    try:
-        yield
-    finally:
-        ticker.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await ticker
-
-
-async def _show_plain(progress: "VerifyProgress", printer: Printer) -> None:
-    while True:
-        await asyncio.sleep(_PLAIN_SECONDS)
-        printer.message(_describe(progress))
-
-
-async def _show_moving(progress: "VerifyProgress") -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    bar = Progress(BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True), transient=True)
-    with bar:
-        task = bar.add_task("Looking", total=None)
-        while True:
-            total = progress.packs_total + progress.nars_total
-            bar.update(task, total=total or None, completed=progress.packs + progress.nars)
-            bar.update(task, description=_describe(progress))
-            await asyncio.sleep(1 / _FRAMES_A_SECOND)
+def _fraction(progress: "VerifyProgress") -> float | None:
+    total = progress.packs_total + progress.nars_total
+    return (progress.packs + progress.nars) / total if total else None
 
 
 def _describe(progress: "VerifyProgress") -> str:

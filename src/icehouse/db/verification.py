@@ -190,7 +190,18 @@ def page_of_path_facts(connection: Connection, cache_id: int, after: int) -> Pat
     )
     facts = tuple(PathFact(*row[:10], NarRow(*row[10:])) for row in rows)
     wanted = {HashPart(reference[:32]) for fact in facts for reference in fact.references.split()}
-    return PathsPage(facts, frozenset(_find_there(connection, cache_id, wanted)))
+    return PathsPage(facts, frozenset(find_there(connection, cache_id, wanted)))
+
+
+def page_of_links(connection: Connection, cache_id: int, after: int) -> list[tuple[int, str, str]]:
+    """The next visible paths of the cache after that id: id, hash part, and references joined by spaces."""
+    rows = connection.execute(
+        select(path.c.id, path.c.hash_part, path.c.references)
+        .where(path.c.cache_id == cache_id, path.c.hidden_at.is_(None), path.c.id > after)
+        .order_by(path.c.id)
+        .limit(10 * PAGE_ROWS)
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
 
 
 def find_packs_of_chunks(connection: Connection, domain_id: int, runs: Iterable[Run]) -> set[int]:
@@ -261,7 +272,7 @@ def restore_healed(connection: Connection, cache_id: int) -> list[str]:
         if are_all_sound(connection, row.domain_id, parse_recipe(row.body, max_chunks=_ANY_CHUNKS).runs)
     }
     wanted = {HashPart(reference[:32]) for row in whole.values() for reference in row.references.split()}
-    there = _find_there(connection, cache_id, wanted)
+    there = find_there(connection, cache_id, wanted)
     lost = True
     while lost:
         lost = {
@@ -276,7 +287,8 @@ def restore_healed(connection: Connection, cache_id: int) -> list[str]:
     return [f"{row.hash_part}-{row.name}" for row in whole.values()]
 
 
-def _find_there(connection: Connection, cache_id: int, hash_parts: Iterable[HashPart]) -> set[str]:
+def find_there(connection: Connection, cache_id: int, hash_parts: Iterable[HashPart]) -> set[str]:
+    """Those of *hash_parts* that are visible in the cache or external."""
     wanted = set(hash_parts)
     visible = set(find_visible(connection, cache_id, wanted))
     return {*visible, *load_externals(connection, cache_id, wanted - visible)}

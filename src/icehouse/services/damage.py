@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from icehouse.db.caches import list_caches, list_caches_of_domain
 from icehouse.db.chunks import ChunkRow, quarantine
-from icehouse.db.collection import PathFact, newer_paths, page_of_paths, page_of_recipes, read_generation
+from icehouse.db.collection import newer_paths, page_of_recipes, read_generation
 from icehouse.db.engine import Database
 from icehouse.db.verification import (
     HitPath,
@@ -21,6 +21,7 @@ from icehouse.db.verification import (
     find_paths_of_nars,
     find_still_placed,
     hide_paths,
+    page_of_links,
     restore_healed,
 )
 from icehouse.errors import InvalidFormat
@@ -136,9 +137,9 @@ class Damage:
         while len(found) > count:  # References are mostly older than their referrers, so two rounds are the rule.
             count = len(found)
             after = 0
-            while page := await self._database.read(partial(page_of_paths, cache_id=cache_id, after=after)):
-                after = page[-1].id
-                found = plan_hiding(damaged, ((each.hash_part, each.references) for each in page), found)
+            while page := await self._database.read(partial(page_of_links, cache_id=cache_id, after=after)):
+                after = page[-1][0]
+                found = plan_hiding(damaged, (link[1:] for link in page), found)
         return found
 
 
@@ -196,10 +197,12 @@ def _find_hit(connection: Connection, nar_ids: Collection[int], path_ids: Collec
     return list({each.id: each for each in found}.values())
 
 
-def _add_until_all(damaged: Mapping[str, str], page: Sequence[PathFact], found: dict[str, str]) -> dict[str, str]:
+def _add_until_all(
+    damaged: Mapping[str, str], page: Sequence[tuple[str, str]], found: dict[str, str]
+) -> dict[str, str]:
     """Add what of a page reaches damage, until nothing more does."""
     count = -1
     while len(found) > count:
         count = len(found)
-        found = plan_hiding(damaged, ((each.hash_part, each.references) for each in page), found)
+        found = plan_hiding(damaged, page, found)
     return found

@@ -215,7 +215,7 @@ class Verifier:
         progress.packs_total += len(packs)
         damaged: list[ChunkRow] = []
         check = partial(self.check_pack, domain_id, is_deep=not options.is_metadata_only)
-        async with aclosing(_map(check, packs)) as checked:
+        async with aclosing(map_at_once(check, packs)) as checked:
             async for pack, state in checked:
                 progress.packs += 1
                 progress.pack_bytes += state.read_bytes
@@ -267,7 +267,7 @@ class Verifier:
     async def _verify_nars(
         self, nar_ids: Sequence[int], recent: RecentChunks, progress: VerifyProgress, found: _Found
     ) -> None:
-        async with aclosing(_map(partial(self.check_nar, recent=recent), nar_ids)) as results:
+        async with aclosing(map_at_once(partial(self.check_nar, recent=recent), nar_ids)) as results:
             async for _, checked in results:
                 progress.nars += 1
                 if checked is None:
@@ -400,7 +400,7 @@ def _find_wrong_signature(fact: PathFact, cache: CacheRow, keys: Sequence[Public
     return None
 
 
-async def _map(work: Callable[[T], Awaitable[R]], items: Iterable[T]) -> AsyncGenerator[tuple[T, R]]:
+async def map_at_once(work: Callable[[T], Awaitable[R]], items: Iterable[T]) -> AsyncGenerator[tuple[T, R]]:
     """The results of *work* on each item, in order, `AT_ONCE` of them at a time."""
     waiting: list[tuple[T, asyncio.Task[R]]] = []
     todo = iter(items)

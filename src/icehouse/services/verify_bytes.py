@@ -12,6 +12,7 @@ from blake3 import blake3
 from icehouse.db.chunks import ChunkRow
 from icehouse.db.nars import NarRow
 from icehouse.errors import Corrupt, InvalidFormat, NotFound
+from icehouse.nix.debug_info import DebugInfoSign
 from icehouse.rules.frames import Frame, decode_frame, fill_in_hashes, prove_frame
 from icehouse.rules.packs import (
     MAX_INDEX_BYTES,
@@ -66,6 +67,48 @@ def read_pack_index(blobs: BlobStore, key: BlobKey, size_bytes: int) -> list[Pac
     if sum(entry.stored_bytes for entry in entries) != size_bytes - end_bytes:
         raise InvalidFormat(f"{key}: its frames have other sizes than its index says")
     return entries
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPack:
+    """What can be used of a pack that no row knows."""
+
+    entries: list[tuple[PackEntry, int]]
+    """With the offset of each frame."""
+    size_bytes: int
+    is_whole: bool
+    """False: its bytes are not those that its name is the hash of. What is in `entries` was proved."""
+
+
+def read_pack(blobs: BlobStore, domain_id: int, name: bytes) -> ReadPack:
+    """Read all of a pack; what is not sound of it is left out.
+
+    Raises:
+        InvalidFormat: its index cannot be read, so nothing can be told of it.
+        NotFound, Corrupt, Unavailable: as `BlobStore.read_into`.
+    """
+    key = pack_key(domain_id, name)
+    size_bytes = blobs.size(key)
+    if size_bytes > _MOST_PACK_BYTES:
+        raise InvalidFormat(f"{key}: it has {size_bytes} bytes, no pack has")
+    data = _read(blobs, key, 0, size_bytes)
+    is_whole = blake3(data).digest() == name
+    entries: list[tuple[PackEntry, int]] = []
+    offset = 0
+    for entry in read_pack_index(blobs, key, size_bytes):
+        if is_whole or _is_proved(entry, data[offset : offset + entry.stored_bytes]):
+            entries.append((entry, offset))
+        offset += entry.stored_bytes
+    return ReadPack(entries, size_bytes, is_whole)
+
+
+def _is_proved(entry: PackEntry, data: bytes) -> bool:
+    frame = Frame(data, entry.places.patch_offsets, is_split=entry.places.is_split)
+    try:
+        prove_frame(frame, entry.raw_bytes, entry.places.positions, entry.identity)
+    except InvalidFormat:
+        return False
+    return True
 
 
 def examine_pack(
@@ -130,9 +173,16 @@ def prove_chunk(row: ChunkRow, data: bytes) -> bytes:
 
 
 def hash_nar(
-    blobs: BlobStore, nar: NarRow, recipe: Recipe, chunks: Mapping[int, ChunkRow], recent: RecentChunks
+    blobs: BlobStore,
+    nar: NarRow,
+    recipe: Recipe,
+    chunks: Mapping[int, ChunkRow],
+    recent: RecentChunks,
+    sign: DebugInfoSign | None = None,
 ) -> NarState:
     """Put a NAR together once and hash it, and its file. Memory: one chunk, and what *recent* keeps.
+
+    What it is made of is shown to *sign*.
 
     If it does not give its hash, the frames are proved, to tell whether they or the recipe are to blame.
     """
@@ -155,7 +205,10 @@ def hash_nar(
         patch_start += len(places.positions)
         if len(filled) != len(places.positions):
             break  # The recipe has too few patches; it cannot give the hash.
-        nar_hasher.update(fill_in_hashes(raw, places.positions, filled))
+        piece = fill_in_hashes(raw, places.positions, filled)
+        nar_hasher.update(piece)
+        if sign is not None:
+            sign.look(piece)
         file_hasher.update(fill_in_hashes(data, places.patch_offsets, filled))
         file_size += len(data)
     is_right = not damaged and patch_start == len(recipe.patches) and nar_hasher.digest() == nar.nar_hash
