@@ -294,6 +294,20 @@ lease = Table(
 )
 """Who may carry out what only one process does at a time."""
 
+verify_pass = Table(
+    "verify_pass",
+    metadata,
+    Column("id", Integer, primary_key=True, doc="1, the only one"),
+    Column("phase", Text, nullable=False, doc="`packs`, `nars` or `paths`"),
+    Column("scope", Integer, nullable=False, doc="among paths: the cache"),
+    Column("after", Integer, nullable=False, doc="the last pack, NAR or path that was looked at"),
+    Column("began_at", Integer, nullable=False, doc="this pass"),
+    Column("read_bytes", Integer, nullable=False, doc="in this pass"),
+    Column("findings", Integer, nullable=False, doc="in this pass"),
+    Column("completed_at", Integer, doc="the pass before; null: there was none"),
+)
+"""Where the verification that goes on for ever stands."""
+
 access_metadata = MetaData()
 """The tables of `access.db`, a database of its own: losing it loses no data."""
 

@@ -6,13 +6,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from sqlalchemy import Column, Connection, select, update
+from sqlalchemy import Column, Connection, insert, select, update
 
 from icehouse.db.caches import next_generation
 from icehouse.db.chunks import ChunkRow, are_all_sound, merge_runs
+from icehouse.db.collection import PackRow
 from icehouse.db.nars import NarRow
 from icehouse.db.paths import find_visible, load_externals, restore_paths
-from icehouse.db.schema import cache, chunk, domain, nar, pack, path, recipe
+from icehouse.db.schema import cache, chunk, domain, nar, pack, path, recipe, verify_pass
 from icehouse.nix.store_paths import HashPart
 from icehouse.rules.recipes import Run, parse_recipe
 from icehouse.rules.verification import DAMAGED, ROWS_WRONG
@@ -84,6 +85,61 @@ class PathsPage:
     paths: tuple[PathFact, ...]
     there: frozenset[str]
     """Hash parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassState:
+    """Where the verification that goes on for ever stands."""
+
+    phase: str
+    scope: int
+    after: int
+    began_at: int
+    read_bytes: int = 0
+    findings: int = 0
+    completed_at: int | None = None
+
+
+def load_pass(connection: Connection) -> PassState | None:
+    """Where it stands; `None`: it never began."""
+    row = connection.execute(select(verify_pass).where(verify_pass.c.id == 1)).first()
+    return None if row is None else PassState(*row[1:])
+
+
+def save_pass(connection: Connection, state: PassState) -> None:
+    """Note where it stands."""
+    values = {name: getattr(state, name) for name in PassState.__dataclass_fields__}
+    if not connection.execute(update(verify_pass).where(verify_pass.c.id == 1).values(**values)).rowcount:
+        connection.execute(insert(verify_pass).values(id=1, **values))
+
+
+def find_next_pack(connection: Connection, after: int) -> tuple[int, PackRow] | None:
+    """The next pack of any domain after that id that is not condemned, and its domain."""
+    row = connection.execute(
+        select(pack.c.domain_id, pack.c.id, pack.c.name, pack.c.size_bytes, pack.c.created_at, pack.c.condemned_at)
+        .where(pack.c.id > after, pack.c.condemned_at.is_(None))
+        .order_by(pack.c.id)
+        .limit(1)
+    ).first()
+    return None if row is None else (row[0], PackRow(*row[1:]))
+
+
+def find_next_nar(connection: Connection, after: int) -> NarFact | None:
+    """The next NAR of any domain after that id that a path has."""
+    users = select(path.c.nar_id).where(path.c.nar_id == nar.c.id)
+    row = connection.execute(
+        select(*_NAR_COLUMNS, recipe.c.body)
+        .outerjoin_from(nar, recipe, recipe.c.nar_id == nar.c.id)
+        .where(nar.c.id > after, users.exists())
+        .order_by(nar.c.id)
+        .limit(1)
+    ).first()
+    return None if row is None else NarFact(NarRow(*row[:6]), row[6])
+
+
+def find_next_cache(connection: Connection, cache_id: int) -> str | None:
+    """The name of the first cache whose number is *cache_id* or higher."""
+    return connection.execute(select(cache.c.name).where(cache.c.id >= cache_id).order_by(cache.c.id).limit(1)).scalar()
 
 
 def list_domains(connection: Connection) -> list[int]:

@@ -108,8 +108,8 @@ class VerifyReport:
 
 
 @dataclass(slots=True)
-class _Found:
-    """A report in the making."""
+class Findings:
+    """What a verification found so far, and what it hid."""
 
     findings: list[Finding] = field(default_factory=list[Finding])
     count: int = 0
@@ -117,11 +117,13 @@ class _Found:
     referrers: dict[str, str] = field(default_factory=dict[str, str])
 
     def add(self, fault: Fault, place: str, detail: str, paths: Iterable[str] = ()) -> None:
+        """Note what is wrong."""
         self.count += 1
         if len(self.findings) < _MAX_FINDINGS:
             self.findings.append(Finding(fault, place, detail, tuple(paths)))
 
     def add_hidden(self, hidden: Hidden) -> None:
+        """Note what was hidden."""
         self.hidden += [place for places in hidden.damaged.values() for place in places]
         self.referrers |= hidden.referrers
 
@@ -146,7 +148,7 @@ class Verifier:
             NotFound: there is no such cache.
             Unavailable, Corrupt: the database or the backend failed; the damage that was found is marked.
         """
-        found = _Found()
+        found = Findings()
         caches = await self._database.read(partial(_load_caches, name=options.cache))
         if options.cache is None:
             domains = await self._database.read(list_domains)
@@ -159,7 +161,10 @@ class Verifier:
             order = await self._verify_recipes(domain_id, scope, options, progress, found)
             await self._verify_nars(order, recent, progress, found)
         for cache in caches:
-            await self._verify_paths(cache, progress, found)
+            after = 0
+            while (page := await self.verify_page(cache, after, found)) is not None:
+                after = page[0]
+                progress.paths += page[1]
         restored = await self._damage.restore_healed()
         return VerifyReport(
             packs=progress.packs,
@@ -205,7 +210,7 @@ class Verifier:
                 return row, state
 
     async def _verify_packs(
-        self, domain_id: int, cache_id: int | None, options: VerifyOptions, progress: VerifyProgress, found: _Found
+        self, domain_id: int, cache_id: int | None, options: VerifyOptions, progress: VerifyProgress, found: Findings
     ) -> None:
         packs = await self._database.read(partial(list_packs, domain_id=domain_id))
         if cache_id is not None:
@@ -219,8 +224,7 @@ class Verifier:
             async for pack, state in checked:
                 progress.packs += 1
                 progress.pack_bytes += state.read_bytes
-                for fault, detail in state.faults:
-                    found.add(fault, pack_key(domain_id, pack.name), detail)
+                _add_faults(found, domain_id, pack, state)
                 damaged += state.damaged
                 if len(damaged) >= _DAMAGE_BATCH:
                     found.add_hidden(await self._damage.note(domain_id, damaged))
@@ -240,7 +244,7 @@ class Verifier:
         return needed
 
     async def _verify_recipes(
-        self, domain_id: int, cache_id: int | None, options: VerifyOptions, progress: VerifyProgress, found: _Found
+        self, domain_id: int, cache_id: int | None, options: VerifyOptions, progress: VerifyProgress, found: Findings
     ) -> list[int]:
         """Compare recipes with the rows of their chunks; the NARs to read, those together that share chunks."""
         first_chunks, nar_ids = array("Q"), array("Q")
@@ -249,23 +253,18 @@ class Verifier:
             partial(_page_of_checked, domain_id=domain_id, cache_id=cache_id, after=after)
         ):
             after = page[-1].row.id
-            broken: dict[int, str] = {}
             for nar in page:
-                if nar.fault is not None:
-                    place = f"NAR {render_sha256(nar.row.nar_hash)}"
-                    found.add(nar.fault, place, nar.detail, [path.place for path in nar.paths])
-                    broken[nar.row.id] = UNREADABLE if nar.fault is Fault.NAR_UNREADABLE else ROWS_WRONG
-                elif not options.is_metadata_only and _is_chosen(options, nar.row.nar_hash):
+                is_wanted = nar.fault is None and not options.is_metadata_only
+                if is_wanted and _is_chosen(options, nar.row.nar_hash):
                     first_chunks.append(nar.first_chunk)
                     nar_ids.append(nar.row.id)
                     progress.nar_bytes_total += nar.row.nar_size
-            if broken:
-                found.add_hidden(await self._damage.note(domain_id, [], nars=broken))
+            await self._note_recipes(page, found)
         progress.nars_total += len(nar_ids)
         return [nar_ids[index] for index in sorted(range(len(nar_ids)), key=first_chunks.__getitem__)]
 
     async def _verify_nars(
-        self, nar_ids: Sequence[int], recent: RecentChunks, progress: VerifyProgress, found: _Found
+        self, nar_ids: Sequence[int], recent: RecentChunks, progress: VerifyProgress, found: Findings
     ) -> None:
         async with aclosing(map_at_once(partial(self.check_nar, recent=recent), nar_ids)) as results:
             async for _, checked in results:
@@ -274,10 +273,11 @@ class Verifier:
                     continue
                 row, state = checked
                 progress.nar_bytes += row.nar_size
-                if not state.is_right:
-                    await self._note_nar(row, state, found)
+                await self._note_nar(row, state, found)
 
-    async def _note_nar(self, row: NarRow, state: NarState, found: _Found) -> None:
+    async def _note_nar(self, row: NarRow, state: NarState, found: Findings) -> None:
+        if state.is_right:
+            return
         if state.damaged:
             fault, detail = Fault.NAR_UNREADABLE, f"{len(state.damaged)} of its chunks are damaged"
             hidden = await self._damage.note(row.domain_id, state.damaged)
@@ -287,25 +287,62 @@ class Verifier:
         found.add(fault, f"NAR {render_sha256(row.nar_hash)}", detail, hidden.damaged.get(row.id, ()))
         found.add_hidden(hidden)
 
-    async def _verify_paths(self, cache: CacheRow, progress: VerifyProgress, found: _Found) -> None:
+    async def verify_pack(self, domain_id: int, pack: PackRow, found: Findings) -> int:
+        """Verify one pack and mark what is damaged; how many bytes were read."""
+        state = await self.check_pack(domain_id, pack, is_deep=True)
+        _add_faults(found, domain_id, pack, state)
+        if state.damaged:
+            found.add_hidden(await self._damage.note(domain_id, state.damaged))
+        return state.read_bytes
+
+    async def verify_nar(self, nar_id: int, recent: RecentChunks, found: Findings) -> None:
+        """Verify one NAR with its recipe, and mark what is damaged."""
+        nar = await self._database.read(partial(_check_one, nar_id=nar_id))
+        if nar is not None and nar.fault is not None:
+            await self._note_recipes([nar], found)
+            return
+        checked = await self.check_nar(nar_id, recent)
+        if checked is not None:
+            await self._note_nar(*checked, found)
+
+    async def verify_page(self, cache: CacheRow, after: int, found: Findings) -> tuple[int, int] | None:
+        """Verify the next paths of a cache after that id, and hide those that are broken.
+
+        Returns:
+            The last one's id, and how many they are. `None`: there are no more.
+        """
         keys = [key.public_key for key in await self._database.read(partial(list_keys, cache_id=cache.id))]
-        after = 0
-        while True:
-            page = await self._database.read(partial(page_of_path_facts, cache_id=cache.id, after=after))
-            if not page.paths:
-                return
-            after = page.paths[-1].id
-            unusable: dict[int, str] = {}
-            for fact, fault, detail in await self._workers.run(
-                partial(_check_paths, page.paths, page.there, cache, keys)
-            ):
-                place = f"{cache.name}/{fact.base_name}"
-                found.add(fault, place, detail, [place])
-                if fault is not Fault.SIGNATURE_WRONG:
-                    unusable[fact.id] = INCOMPLETE if fault is Fault.CLOSURE_BROKEN else ROWS_WRONG
-            if unusable:
-                found.add_hidden(await self._damage.note(cache.domain_id, [], paths=unusable))
-            progress.paths += len(page.paths)
+        page = await self._database.read(partial(page_of_path_facts, cache_id=cache.id, after=after))
+        if not page.paths:
+            return None
+        unusable: dict[int, str] = {}
+        for fact, fault, detail in await self._workers.run(partial(_check_paths, page.paths, page.there, cache, keys)):
+            place = f"{cache.name}/{fact.base_name}"
+            found.add(fault, place, detail, [place])
+            if fault is not Fault.SIGNATURE_WRONG:
+                unusable[fact.id] = INCOMPLETE if fault is Fault.CLOSURE_BROKEN else ROWS_WRONG
+        if unusable:
+            found.add_hidden(await self._damage.note(cache.domain_id, [], paths=unusable))
+        return page.paths[-1].id, len(page.paths)
+
+    async def restore_healed(self) -> list[str]:
+        """See `Damage.restore_healed`."""
+        return await self._damage.restore_healed()
+
+    async def _note_recipes(self, nars: Sequence[_CheckedNar], found: Findings) -> None:
+        broken: dict[int, str] = {}
+        for nar in nars:
+            if nar.fault is not None:
+                place = f"NAR {render_sha256(nar.row.nar_hash)}"
+                found.add(nar.fault, place, nar.detail, [path.place for path in nar.paths])
+                broken[nar.row.id] = UNREADABLE if nar.fault is Fault.NAR_UNREADABLE else ROWS_WRONG
+        if broken:
+            found.add_hidden(await self._damage.note(nars[0].row.domain_id, [], nars=broken))
+
+
+def _add_faults(found: Findings, domain_id: int, pack: PackRow, state: PackState) -> None:
+    for fault, detail in state.faults:
+        found.add(fault, pack_key(domain_id, pack.name), detail)
 
 
 def _load_caches(connection: Connection, name: str | None) -> Sequence[CacheRow]:
@@ -338,17 +375,23 @@ class _CheckedNar:
 
 def _page_of_checked(connection: Connection, domain_id: int, cache_id: int | None, after: int) -> list[_CheckedNar]:
     """The next NARs, each with what is wrong with its recipe."""
-    checked: list[_CheckedNar] = []
-    for fact in page_of_nars(connection, domain_id, cache_id, after):
-        recipe = _parse(fact)
-        if recipe is None:
-            fault = Fault.RECIPE_BROKEN, "its recipe is gone or cannot be read"
-        else:
-            fault = check_recipe(recipe, fact.row.nar_size, load_chunks(connection, domain_id, recipe.runs))
-        first = recipe.runs[0].first if recipe is not None and recipe.runs else 0
-        paths = [] if fault is None else find_paths_of_nars(connection, [fact.row.id])
-        checked.append(_CheckedNar(fact.row, first, *(fault or (None, "")), paths))
-    return checked
+    return [_check_recipe(connection, fact) for fact in page_of_nars(connection, domain_id, cache_id, after)]
+
+
+def _check_one(connection: Connection, nar_id: int) -> _CheckedNar | None:
+    fact = load_nar(connection, nar_id)
+    return None if fact is None else _check_recipe(connection, fact)
+
+
+def _check_recipe(connection: Connection, fact: NarFact) -> _CheckedNar:
+    recipe = _parse(fact)
+    if recipe is None:
+        fault = Fault.RECIPE_BROKEN, "its recipe is gone or cannot be read"
+    else:
+        fault = check_recipe(recipe, fact.row.nar_size, load_chunks(connection, fact.row.domain_id, recipe.runs))
+    first = recipe.runs[0].first if recipe is not None and recipe.runs else 0
+    paths = [] if fault is None else find_paths_of_nars(connection, [fact.row.id])
+    return _CheckedNar(fact.row, first, *(fault or (None, "")), paths)
 
 
 def _load_nar(connection: Connection, nar_id: int) -> tuple[NarRow, Recipe, dict[int, ChunkRow]] | None:
