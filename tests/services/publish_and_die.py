@@ -1,6 +1,6 @@
-"""Publishes two paths, or heals them, and is killed at a step of that: once at each, in a folder of its own each time.
+"""Publishes two paths, or heals or collects, and is killed at a step of that: once at each, in a folder of its own.
 
-python -m tests.services.publish_and_die publish|heal|copy STRIDE TEMPLATE TARGET
+python -m tests.services.publish_and_die publish|heal|copy|collect STRIDE TEMPLATE TARGET
 
 A step is what stands before and after every call on the blob store and its writers, and before, inside (all done, not
 committed) and after every write of the database. For N = 1, 1 + STRIDE, … the folder TEMPLATE is copied to TARGET/N,
@@ -21,15 +21,20 @@ from typing import Final, Self, TypeVar
 
 from sqlalchemy import Connection
 
+from icehouse.api.collection import CollectionReport
+from icehouse.db.access_times import ACCESS_REVISION
 from icehouse.db.caches import CacheRow, get_cache
 from icehouse.db.engine import Database
 from icehouse.nix.compression import Compression
+from icehouse.services.collect import Collector
 from icehouse.storage.blobs import BlobInfo, BlobKey, BlobStore, BlobWriter
 from icehouse.storage.local import LocalBlobStore
-from tests.services.publishing import Store, nar_of
+from tests.services.publishing import NOW, Store, nar_of
 from tests.services.uploading import NarUpload, StockNix
 
 T = TypeVar("T")
+
+COLLECTED_AT: Final = NOW + 365 * 86_400
 
 CACHE: Final = "main"
 LIB, APP = f"{'a' * 32}-lib", f"{'b' * 32}-app"
@@ -128,6 +133,17 @@ class SteppingDatabase(Database):
         database.steps = steps
         return database
 
+    def write_now(self, work: Callable[[Connection], T]) -> T:
+        def stepping(connection: Connection) -> T:
+            result = work(connection)
+            self.steps.step("before the commit of a write")
+            return result
+
+        self.steps.step("before a write")
+        result = super().write_now(stepping)
+        self.steps.step("after a write")
+        return result
+
     async def write(self, work: Callable[[Connection], T]) -> T:
         def stepping(connection: Connection) -> T:
             result = work(connection)
@@ -175,7 +191,29 @@ async def copy_both(store: Store) -> None:
     assert await nix.put_narinfo(lib.narinfo(LIB, [LIB])) == []
 
 
-JOBS: Final = {"publish": publish_both, "heal": heal_both, "copy": copy_both}
+async def collect_all(store: Store) -> None:
+    """One collection, a year later. It finds something for each of its steps."""
+    await asyncio.to_thread(run_collection, store)
+
+
+def run_collection(store: Store, now: int = COLLECTED_AT, *, is_dry_run: bool = False) -> CollectionReport:
+    """The same, or what it would do."""
+    access = Database.open(store.database.path.with_name("access.db"), revision=ACCESS_REVISION)
+    collector = Collector(
+        store.database,
+        access,
+        store.blobs,
+        lambda: now,
+        started_by="a test",
+        show_progress=lambda _: None,
+    )
+    try:
+        return collector.collect(CACHE, is_dry_run=is_dry_run)
+    finally:
+        access.close()
+
+
+JOBS: Final = {"publish": publish_both, "heal": heal_both, "copy": copy_both, "collect": collect_all}
 
 
 async def work_until_killed(job: str, folder: Path, fatal: int) -> None:
