@@ -68,3 +68,27 @@ def test_a_restored_server_keeps_its_key_and_gets_what_was_pushed_since(
     server.start()
     for path in (top, late):
         assert_pulled(nix, server, key, path, tmp_path / Path(path).name)
+
+
+def test_damage_is_repaired_from_another_cache(
+    server: ServerProcess, pushed: tuple[NixClient, User, str], tmp_path: Path
+) -> None:
+    nix, admin, top = pushed
+    key = admin.icehouse("cache", "show", "main", "--json").json["public_keys"][0]
+    other = ServerProcess(tmp_path / "other", tmp_path / "other.log")
+    other.start()
+    try:
+        admin.icehouse("login", other.url, "--token-file", str(other.data_dir / "admin-token"))
+        admin.icehouse("cache", "create", "copy", "--public", "--store-dir", nix.environment["NIX_STORE_DIR"])
+        admin.icehouse("push", "copy", "--store", str(nix.root), top)
+        for file in (server.data_dir / "packs").rglob("*"):
+            if file.is_file():
+                file.unlink()
+        verify = ("verify", "--data-dir", str(server.data_dir), "--repair")
+        alone = admin.try_icehouse(*verify, "--from", f"{other.url}/nothing")
+        assert (alone.code, "Repaired 0 of 3 paths." in alone.out) == (1, True)
+        done = admin.icehouse(*verify, "--from", f"{other.url}/copy")
+        assert "Repaired 3 of 3 paths." in done.out
+    finally:
+        other.stop()
+    assert_pulled(nix, server, key, top, tmp_path / "reader")

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from icehouse.cli.data_folder import FolderOption, clock, open_folder
+from icehouse.cli.data_folder import FolderOption, OpenFolder, clock, open_folder
 from icehouse.cli.exits import FAILED
 from icehouse.cli.printer import Printer, bytes_text
 from icehouse.cli.progress import shown
 from icehouse.cli.services import JsonFlag, QuietFlag, Services, carry_out
 
 if TYPE_CHECKING:
+    from icehouse.services.repair import RepairReport
     from icehouse.services.verify import VerifyProgress, VerifyReport
 
 _SHOWN_PATHS: Final = 20  # of what one finding hits
@@ -26,6 +27,8 @@ class VerifyCommandOptions:
     cache: str | None = None
     fraction: float = 1.0
     is_metadata_only: bool = False
+    is_repairing: bool = False
+    sources: tuple[str, ...] = ()
     data_dir: Path | None = None
 
 
@@ -40,6 +43,12 @@ def verify(
     metadata_only: Annotated[
         bool, typer.Option("--metadata-only", help="Read the indexes of packs and the database only.")
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Fetch what is damaged from upstreams, and from what --from names.")
+    ] = False,
+    from_: Annotated[
+        list[str] | None, typer.Option("--from", help="The URL of a binary cache to repair from. Can be repeated.")
+    ] = None,
     data_dir: FolderOption = None,
     quiet: QuietFlag = False,
     json: JsonFlag = False,
@@ -49,9 +58,11 @@ def verify(
     Damaged chunks are quarantined: the next push of a path that needs them brings them again. Paths that cannot be
     read whole are hidden, with all that refers to them, and come back when they are healed.
 
-    Leaves with code 1 if anything is wrong.
+    Leaves with code 1 if anything is wrong, or, with --repair, if anything is so afterwards.
     """
-    options = VerifyCommandOptions(cache, fraction, metadata_only, data_dir)
+    if from_ and not repair:
+        raise typer.BadParameter("--from goes with --repair")
+    options = VerifyCommandOptions(cache, fraction, metadata_only, repair, tuple(from_ or ()), data_dir)
     carry_out(run, options, Printer(is_json=json, is_quiet=quiet))
 
 
@@ -71,9 +82,43 @@ async def run(options: VerifyCommandOptions, services: Services, printer: Printe
         )
         async with shown(lambda: _describe(progress), printer, lambda: _fraction(progress)):
             report = await verifier.verify(chosen, progress)
-    printer.result(render_report(report), report)
-    if report.finding_count:
+        repaired = await _repair(opened, options) if options.is_repairing else None
+        if repaired is not None and repaired.healed:
+            left = (await verifier.verify(chosen, VerifyProgress())).finding_count
+        else:
+            left = report.finding_count
+    if repaired is None:
+        printer.result(render_report(report), report)
+    else:
+        text = f"{render_report(report)}\n{render_repair(repaired)}"
+        printer.result(text, {"verification": report, "repair": repaired, "left": left})
+    if left:
         raise typer.Exit(FAILED)
+
+
+async def _repair(opened: OpenFolder, options: VerifyCommandOptions) -> "RepairReport":
+    from icehouse.client.binary_cache import BinaryCache, binary_caches
+    from icehouse.services.nars import NarRegistry
+    from icehouse.services.recent_chunks import RecentChunks
+    from icehouse.services.repair import Repair
+
+    nars = NarRegistry(opened.database, opened.blobs, opened.workers, RecentChunks(), clock)
+    try:
+        async with binary_caches() as client:
+            repairing = Repair(
+                opened.database, opened.blobs, opened.workers, nars, clock, lambda url: BinaryCache(client, url)
+            )
+            return await repairing.repair(options.cache, options.sources)
+    finally:
+        await nars.close()
+
+
+def render_repair(report: "RepairReport") -> str:
+    """What was repaired, for people."""
+    lines = [f"repaired: {place}, from {url}" for place, url in report.healed.items()]
+    lines += [f"not repaired: {place}: {reason}" for place, reason in report.failed.items()]
+    lines += [f"visible again: {place}" for place in report.restored]
+    return "\n".join([*lines, f"Repaired {len(report.healed)} of {len(report.healed) + len(report.failed)} paths."])
 
 
 def render_report(report: "VerifyReport") -> str:

@@ -14,9 +14,10 @@ from icehouse.db.collection import PackRow
 from icehouse.db.nars import NarRow
 from icehouse.db.paths import find_visible, load_externals, restore_paths
 from icehouse.db.schema import cache, chunk, domain, nar, pack, path, recipe, verify_pass
+from icehouse.nix import nix32
 from icehouse.nix.store_paths import HashPart
 from icehouse.rules.recipes import Run, parse_recipe
-from icehouse.rules.verification import DAMAGED, ROWS_WRONG
+from icehouse.rules.verification import DAMAGED, ROWS_WRONG, UNREADABLE
 
 PAGE_ROWS: Final = 1000
 
@@ -304,6 +305,52 @@ def hide_paths(connection: Connection, cache_id: int, reasons: Mapping[str, str]
             connection.execute(update(path).where(path.c.id == row.id).values(**values))
         hidden += [(row.hash_part, f"{row.hash_part}-{row.name}") for row in rows]
     return hidden
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedPath:
+    """A path that was hidden for damage of its own."""
+
+    place: str
+    """`<cache>/<base name>`."""
+    cache_name: str
+    hash_part: str
+    nar_id: int
+    nar_hash: bytes
+    nar_size: int
+
+
+def load_damaged(connection: Connection, cache_name: str | None) -> list[DamagedPath]:
+    """The paths whose own NAR is damaged, of one cache or of all."""
+    statement = (
+        select(cache.c.name, path.c.hash_part, path.c.name, nar.c.id, nar.c.nar_hash, nar.c.nar_size)
+        .where(path.c.hidden_at.is_not(None), path.c.hidden_because.in_([UNREADABLE, ROWS_WRONG]))
+        .where(cache.c.id == path.c.cache_id, nar.c.id == path.c.nar_id)
+        .order_by(path.c.id)
+    )
+    if cache_name is not None:
+        statement = statement.where(cache.c.name == cache_name)
+    return [
+        DamagedPath(f"{row[0]}/{row[1]}-{row[2]}", row[0], row[1], row[3], row[4], row[5])
+        for row in connection.execute(statement)
+    ]
+
+
+def mark_readable(connection: Connection, nar_id: int) -> None:
+    """Let `restore_healed` restore the paths of a NAR that was put together and hashed just now.
+
+    What their rows say of the NAR is written anew: it may be what was wrong.
+    """
+    row = connection.execute(select(*_NAR_COLUMNS).where(nar.c.id == nar_id)).one()
+    hidden = (path.c.nar_id == nar_id) & (path.c.hidden_because == ROWS_WRONG)
+    values = {
+        "hidden_because": UNREADABLE,
+        "nar_hash": nix32.encode(row.nar_hash),
+        "nar_size": row.nar_size,
+        "file_hash": nix32.encode(row.file_hash),
+        "file_size": row.file_size,
+    }
+    connection.execute(update(path).where(hidden).values(**values))
 
 
 def restore_healed(connection: Connection, cache_id: int) -> list[str]:
