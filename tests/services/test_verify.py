@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy import Connection, delete, select, update
 from icehouse.db.caches import CacheRow, get_cache
 from icehouse.db.keys import insert_key
 from icehouse.db.schema import chunk, nar, pack, path, recipe
+from icehouse.db.verification import restore_referrers
 from icehouse.errors import NotFound
 from icehouse.rules.recipes import make_recipe, render_recipe
 from icehouse.rules.verification import Fault
@@ -257,3 +259,15 @@ async def test_a_file_whose_healed_chunk_has_another_frame_gets_its_hash_noted(s
     assert faults(await verify(store)) == []
     rows = await store.database.read(lambda c: c.execute(select(path.c.file_size, nar.c.file_size).join(nar)).all())
     assert all(row[0] == row[1] > 5 for row in rows)
+
+
+async def test_who_makes_a_healed_path_visible_can_show_what_reaches_it_at_once(store: Store) -> None:
+    await alter(store, LIB, at=100)
+    await alter(store, OTHER, at=100)
+    await verify(store)
+    cache = await _cache(store)
+    await store.push(cache, (LIB, NARS[LIB], []))
+    restore = partial(restore_referrers, cache_id=cache.id)
+    assert await store.database.write(lambda c: restore(c, base_names=[OTHER])) == []
+    assert sorted(await store.database.write(lambda c: restore(c, base_names=[LIB]))) == [APP, TOP]
+    assert await visible(store) == {LIB, APP, TOP}

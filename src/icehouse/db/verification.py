@@ -6,24 +6,23 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from sqlalchemy import Column, Connection, insert, select, update
+from sqlalchemy import Column, ColumnElement, Connection, insert, select, update
 
 from icehouse.db.caches import next_generation
 from icehouse.db.chunks import ChunkRow, are_all_sound, merge_runs
 from icehouse.db.collection import PackRow
-from icehouse.db.nars import NarRow
+from icehouse.db.nars import NarRow, find_recipe
 from icehouse.db.paths import find_visible, load_externals, restore_paths
 from icehouse.db.schema import cache, chunk, domain, nar, pack, path, recipe, verify_pass
+from icehouse.errors import InvalidFormat
 from icehouse.nix import nix32
 from icehouse.nix.store_paths import HashPart
-from icehouse.rules.recipes import Run, parse_recipe
-from icehouse.rules.verification import DAMAGED, ROWS_WRONG, UNREADABLE
+from icehouse.rules.recipes import Run, parse_runs
+from icehouse.rules.verification import DAMAGED, ROWS_WRONG, UNREADABLE, referrer_reason
 
 PAGE_ROWS: Final = 1000
 
 T = TypeVar("T")
-
-_ANY_CHUNKS: Final = 2**62  # Recipes were checked when they came.
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,35 +358,46 @@ def restore_healed(connection: Connection, cache_id: int) -> list[str]:
     Returns:
         Their base names.
     """
+    return _restore(connection, cache_id, path.c.hidden_because.startswith(DAMAGED))
+
+
+def restore_referrers(connection: Connection, cache_id: int, base_names: Collection[str]) -> list[str]:
+    """The same for those only that were hidden since they reach one of these paths, for who makes these visible.
+
+    One that reaches two damaged ones names one of them, and may have to wait for `restore_healed`.
+    """
+    return _restore(connection, cache_id, path.c.hidden_because.in_([referrer_reason(name) for name in base_names]))
+
+
+def _restore(connection: Connection, cache_id: int, is_candidate: ColumnElement[bool]) -> list[str]:
     rows = connection.execute(
-        select(path.c.id, path.c.hash_part, path.c.name, path.c.references, recipe.c.body, nar.c.domain_id)
-        .where(
-            path.c.cache_id == cache_id,
-            path.c.hidden_at.is_not(None),
-            path.c.hidden_because.startswith(DAMAGED),
-            path.c.hidden_because != ROWS_WRONG,
-        )
-        .where(recipe.c.nar_id == path.c.nar_id, nar.c.id == path.c.nar_id)
+        select(path.c.id, path.c.nar_id, path.c.hash_part, path.c.name, path.c.references, nar.c.domain_id)
+        .where(path.c.cache_id == cache_id, path.c.hidden_at.is_not(None), is_candidate)
+        .where(path.c.hidden_because != ROWS_WRONG, nar.c.id == path.c.nar_id)
     ).all()
-    whole = {
-        row.hash_part: row
-        for row in rows
-        if are_all_sound(connection, row.domain_id, parse_recipe(row.body, max_chunks=_ANY_CHUNKS).runs)
-    }
-    wanted = {HashPart(reference[:32]) for row in whole.values() for reference in row.references.split()}
+    candidates = {row.hash_part: row for row in rows}
+    wanted = {HashPart(reference[:32]) for row in rows for reference in row.references.split()}
     there = find_there(connection, cache_id, wanted)
-    lost = True
-    while lost:
-        lost = {
-            hash_part
-            for hash_part, row in whole.items()
-            if any(text[:32] not in there and text[:32] not in whole for text in row.references.split())
-        }
-        for hash_part in lost:
-            del whole[hash_part]
+    lost = {row.hash_part for row in rows if not _is_sound(connection, row.domain_id, row.nar_id)}
+    count = -1
+    while len(lost) > count:
+        count = len(lost)
+        for hash_part, row in candidates.items():
+            parts = {text[:32] for text in row.references.split()}
+            if any(part not in there and (part not in candidates or part in lost) for part in parts):
+                lost.add(hash_part)
+    whole = [row for hash_part, row in candidates.items() if hash_part not in lost]
     if whole:
-        restore_paths(connection, [row.id for row in whole.values()], generation=next_generation(connection, cache_id))
-    return [f"{row.hash_part}-{row.name}" for row in whole.values()]
+        restore_paths(connection, [row.id for row in whole], generation=next_generation(connection, cache_id))
+    return [f"{row.hash_part}-{row.name}" for row in whole]
+
+
+def _is_sound(connection: Connection, domain_id: int, nar_id: int) -> bool:
+    body = find_recipe(connection, nar_id)
+    try:
+        return body is not None and are_all_sound(connection, domain_id, parse_runs(body))
+    except InvalidFormat:
+        return False
 
 
 def find_there(connection: Connection, cache_id: int, hash_parts: Iterable[HashPart]) -> set[str]:

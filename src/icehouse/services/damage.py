@@ -6,7 +6,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
 
 import structlog
 from sqlalchemy import Connection
@@ -25,10 +24,8 @@ from icehouse.db.verification import (
     restore_healed,
 )
 from icehouse.errors import InvalidFormat
-from icehouse.rules.recipes import parse_recipe
+from icehouse.rules.recipes import parse_runs
 from icehouse.rules.verification import UNREADABLE, plan_hiding, referrer_reason
-
-_ANY_CHUNKS: Final = 2**62  # Recipes were checked when they came.
 
 _log = structlog.get_logger(__name__)
 
@@ -184,7 +181,7 @@ def _note_users(scan: _Scan, page: Sequence[tuple[int, bytes]], numbers: Sequenc
     """Add the NARs of a page that use one of the chunks, which ascend."""
     for nar_id, body in page:
         try:
-            runs = parse_recipe(body, max_chunks=_ANY_CHUNKS).runs
+            runs = parse_runs(body)
         except InvalidFormat:
             continue  # Found, and reported, when the recipe itself is looked at.
         if any(bisect_left(numbers, run.first) < bisect_left(numbers, run.first + run.count) for run in runs):
