@@ -105,6 +105,7 @@ class RebuildReport:
     lost: dict[str, str] = field(default_factory=dict[str, str])
     """Paths of the journal that did not come back, as `<cache>/<base name>`, with the reason. At most 10,000."""
     lost_count: int = 0
+    """How many they are; of more than are listed, one that the journal names several times counts as often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +175,7 @@ class Rebuild:
         while deferred and report.paths > before:  # What refers to a path that came later, by another clock.
             before = report.paths
             deferred = [each for each in deferred if not await self._add_entry(each, caches, progress, report)]
-        report.lost_count = len(report.lost)
-        report.lost = dict(itertools.islice(report.lost.items(), _MAX_LOST))
+        report.lost_count += len(report.lost)
         with file_errors(self._marker):
             self._marker.unlink(missing_ok=True)
             sync_folder(self._marker.parent)
@@ -309,7 +309,11 @@ class Rebuild:
         progress.paths += len(added)
         for name in added:
             report.lost.pop(f"{cache.name}/{name}", None)
-        report.lost |= {f"{cache.name}/{name}": reason for name, reason in {**lost, **lacking}.items()}
+        for name, reason in {**lost, **lacking}.items():
+            if len(report.lost) < _MAX_LOST or f"{cache.name}/{name}" in report.lost:
+                report.lost[f"{cache.name}/{name}"] = reason
+            else:
+                report.lost_count += 1
         return not lacking
 
     async def _put_together(self, domain_id: int, nar: JournalNar) -> _KeptNar | None:
