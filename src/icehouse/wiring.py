@@ -169,7 +169,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             publisher=publisher,
             nar_uploads=nar_uploads,
             narinfo_uploads=NarinfoUploads(database, publisher),
-            aliases=Aliases(database, nar_files),
+            aliases=Aliases(database, nar_files, note_use=lambda path_id: access_times.note(path_id, clock())),
             contents=contents,
             pins=Pins(database, contents, clock=clock),
             logs=Logs(database, blobs, workers, clock),

@@ -66,13 +66,14 @@ def test_upload_is_found_as_it_was_put_with_what_its_nar_is_now(database: Databa
         cache, other = make_cache(connection, "main"), make_cache(connection, "other")
         nar_id = make_nar(connection)
         put_upload(connection, cache, FILE, NAR_HASH, now=2, token_id=None)
-        row = UploadRow(FILE, nar_id, NAR_HASH, 100, STORED_HASH, has_path=False)
+        row = UploadRow(FILE, nar_id, NAR_HASH, 100, STORED_HASH, path_id=None)
         assert find_upload(connection, cache.id, FILE.file_name) == row
         assert find_upload(connection, other.id, FILE.file_name) is None
         make_path(connection, other, nar_id)
         assert find_upload(connection, cache.id, FILE.file_name) == row
         make_path(connection, cache, nar_id)
-        assert find_upload(connection, cache.id, FILE.file_name) == replace(row, has_path=True)
+        path_id = connection.execute(select(path.c.id).where(path.c.cache_id == cache.id)).scalar_one()
+        assert find_upload(connection, cache.id, FILE.file_name) == replace(row, path_id=path_id)
 
     database.write_now(work)
 

@@ -136,11 +136,17 @@ async def test_alias_is_staged_until_a_path_of_the_cache_has_its_nar(nix: StockN
     await other.push(LIB, SMALL)
     found = await nix.aliases.find(nix.cache, file.name)
     assert found is not None
-    assert not found.has_path
+    assert found.path_id is None
     await nix.put_narinfo(file.narinfo(LIB))
-    assert await nix.aliases.find(nix.cache, file.name) == replace(found, has_path=True)
+    staged, found = found, await nix.aliases.find(nix.cache, file.name)
+    assert found is not None
+    assert found.path_id is not None
+    assert found == replace(staged, path_id=found.path_id)
     await store.database.write(lambda connection: connection.execute(update(path).values(hidden_at=1)).close())
-    assert await nix.aliases.find(nix.cache, file.name) == replace(found, has_path=True)
+    assert await nix.aliases.find(nix.cache, file.name) == found
+    assert not store.uses
+    await nix.aliases.open(found)
+    assert store.uses == [(found.path_id, store.now)]
 
 
 @pytest.mark.parametrize("compression", [Compression.XZ, Compression.ZSTD, Compression.BZIP2])

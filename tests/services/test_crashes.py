@@ -196,7 +196,7 @@ async def assert_aliases_are_whole(store: Store) -> int:
     for name in names:
         found = await nix.aliases.find(nix.cache, name)
         assert found is not None
-        assert found.has_path is (await store.count(path) > 0)
+        assert (found.path_id is not None) is (await store.count(path) > 0)
         contents = {hashlib.sha256(each).digest(): each for each in (LIB_NAR, APP_NAR)}[found.nar_hash]
         file = await nix.aliases.open(found)
         assert not isinstance(file, RecompressedAlias)

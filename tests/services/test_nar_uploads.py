@@ -62,7 +62,7 @@ async def assert_stored(nix: StockNix, file: NarUpload) -> None:
     assert (found.file.compression, found.file.file_size) == (file.compression.value, len(file.data))
     assert found.file.file_hash == hashlib.sha256(file.data).digest()
     assert (found.nar_hash, found.nar_size) == (hashlib.sha256(file.nar).digest(), len(file.nar))
-    assert not found.has_path
+    assert found.path_id is None
     assert decompress(await nix.store.download(nix.cache, file.nar)) == file.nar
 
 

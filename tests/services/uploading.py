@@ -77,7 +77,9 @@ class StockNix:
             max_nar_bytes=MAX_NAR_BYTES,
         )
         self.narinfos = NarinfoUploads(store.database, store.publisher)
-        self.aliases = Aliases(store.database, store.nar_files)
+        self.aliases = Aliases(
+            store.database, store.nar_files, note_use=lambda path_id: store.uses.append((path_id, store.now))
+        )
 
     async def put_nar(self, file: NarUpload, piece_bytes: int = 65_536) -> None:
         await self.uploads.receive_nar(self.cache, file.name, in_pieces(file.data, piece_bytes), token_id=None)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, exists, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from icehouse.db.caches import CacheRow
 from icehouse.db.nars import find_nars
@@ -35,13 +35,13 @@ class UploadRow:
     nar_size: int
     stored_hash: bytes
     """SHA-256 of the NAR's file as it is stored now."""
-    has_path: bool
-    """Whether the cache has a path, visible or hidden, with this NAR."""
+    path_id: int | None
+    """Of a path of the cache, visible or hidden, that has this NAR."""
 
 
 def find_upload(connection: Connection, cache_id: int, file_name: str) -> UploadRow | None:
     """The upload of that name."""
-    has_path = exists().where(path.c.nar_id == upload.c.nar_id, path.c.cache_id == cache_id)
+    paths = select(func.min(path.c.id)).where(path.c.nar_id == upload.c.nar_id, path.c.cache_id == cache_id)
     row = connection.execute(
         select(
             upload.c.compression,
@@ -52,13 +52,13 @@ def find_upload(connection: Connection, cache_id: int, file_name: str) -> Upload
             nar.c.nar_hash,
             nar.c.nar_size,
             nar.c.file_hash.label("stored_hash"),
-            has_path.label("has_path"),
+            paths.scalar_subquery().label("path_id"),
         ).where(upload.c.cache_id == cache_id, upload.c.file_name == file_name, nar.c.id == upload.c.nar_id)
     ).one_or_none()
     if row is None:
         return None
     file = UploadedFile(file_name, row.compression, row.file_hash, row.file_size, row.crc32)
-    return UploadRow(file, row.id, row.nar_hash, row.nar_size, row.stored_hash, bool(row.has_path))
+    return UploadRow(file, row.id, row.nar_hash, row.nar_size, row.stored_hash, row.path_id)
 
 
 def put_upload(

@@ -32,7 +32,7 @@ async def show_uploaded_nar(request: FileRequest) -> None:
     """
     entry = await request.enter(Permission.PULL)
     found = await request.parts.aliases.find(entry.cache, request.names[0])
-    if found is None or not (found.has_path or request.is_head):
+    if found is None or not (found.path_id is not None or request.is_head):
         raise NotFound("There is no such NAR in this cache.")
     file = await request.parts.aliases.open(found)
     headers = [_NAR_TYPE, *([PUBLIC_FOREVER] if entry.cache.is_public else [PRIVATE_FOREVER, VARY])]

@@ -5,7 +5,7 @@ A client remembers what it uploaded for thirty days, and asks for that and not f
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from functools import partial
 from typing import Final, cast
 
@@ -80,10 +80,11 @@ class RecompressedAlias:
 class Aliases:
     """The uploads of all caches, to be read. Belongs to one event loop."""
 
-    def __init__(self, database: Database, nar_files: NarFiles) -> None:
-        """Join the parts."""
+    def __init__(self, database: Database, nar_files: NarFiles, *, note_use: Callable[[int], None]) -> None:
+        """Join the parts. *note_use* notes that a path, by id, is used now."""
         self._database = database
         self._nar_files = nar_files
+        self._note_use = note_use
         # Anyone may ask for these, and they take the threads that read all NARs.
         self._turns = asyncio.Semaphore(_RECOMPRESSED_AT_ONCE)
 
@@ -92,12 +93,14 @@ class Aliases:
         return await self._database.read(partial(find_upload, cache_id=cache.id, file_name=file_name))
 
     async def open(self, found: UploadRow) -> NarFile | StoredAlias | RecompressedAlias:
-        """The file of an upload.
+        """The file of an upload. That counts as a use of a path that has it.
 
         Raises:
             NotFound: its NAR was removed meanwhile.
             Corrupt: its rows disagree.
         """
+        if found.path_id is not None:
+            self._note_use(found.path_id)
         compression = parse_compression(found.file.compression)
         if compression is Compression.ZSTD:
             return await self._nar_files.open_nar(found.nar_id)
