@@ -25,6 +25,7 @@ from icehouse.rules.closures import MAX_SIGNATURES
 from icehouse.rules.journal import CHUNK_NAME_BYTES, JournalEntry, parse_journal_entry
 from icehouse.rules.packs import TRAILER_BYTES, PackEntry, parse_pack_end, parse_trailer
 from icehouse.rules.varints import VarintReader
+from icehouse.rules.verification import UNREADABLE
 from icehouse.services.publish import MAX_HASH_PARTS, MAX_PATHS, MAX_REFERENCES
 from icehouse.storage.blobs import BlobInfo, BlobKey, BlobStore, BlobWriter
 from icehouse.storage.memory import MemoryBlobStore
@@ -657,3 +658,13 @@ async def test_asking_what_is_missing_counts_as_a_use_of_what_is_there(store: St
     await publish(store, cache, path_body(LIB, LIB_NAR))
     assert await visible(store, cache, LIB, APP) == [LIB]
     assert store.uses == [((await row_of(store, cache, LIB)).id, NOW)]
+
+
+async def test_push_of_what_refers_to_a_damaged_path_does_not_bring_that_back(store: Store, cache: CacheRow) -> None:
+    await publish(store, cache, path_body(LIB, LIB_NAR), path_body(APP, APP_NAR, [LIB]))
+    await hide(store, cache, LIB, APP)
+    same = path.c.hash_part == LIB[:32]
+    damaged = update(path).where(same).values(hidden_because=UNREADABLE)
+    await store.database.write(lambda connection: connection.execute(damaged) and None)
+    await assert_refused(store, cache, path_body(TOOL, LIB_NAR, [APP]), f"reference {APP} is neither here")
+    assert await visible(store, cache, LIB, APP) == []

@@ -10,6 +10,7 @@ from icehouse.db.schema import external, path
 from icehouse.nix import nix32
 from icehouse.nix.hashes import parse_sha256
 from icehouse.nix.store_paths import HashPart, StorePath
+from icehouse.rules.verification import DAMAGED
 
 _BATCH: Final = 1000  # values in one IN list
 
@@ -97,10 +98,26 @@ def find_names(connection: Connection, cache_id: int, hash_parts: Collection[Has
     }
 
 
+def find_damaged(connection: Connection, cache_id: int, hash_parts: Collection[HashPart]) -> set[HashPart]:
+    """Those of *hash_parts* that damage hid. They come back when it is mended, and by nothing else."""
+    return {
+        row.hash_part
+        for batch in _batches(list(hash_parts))
+        for row in connection.execute(
+            select(path.c.hash_part).where(
+                path.c.cache_id == cache_id,
+                path.c.hash_part.in_(batch),
+                path.c.hidden_at.is_not(None),
+                path.c.hidden_because.startswith(DAMAGED, autoescape=True),
+            )
+        )
+    }
+
+
 def find_restorable(connection: Connection, cache_id: int, hash_parts: Collection[HashPart]) -> dict[HashPart, PathRow]:
     """Those of *hash_parts* that are hidden and can come back, with all hidden paths that must come back with them.
 
-    One can if all that it reaches is in the cache, visible or hidden, or external.
+    One can if all that it reaches is in the cache, visible or hidden, or external, and none of it is damaged.
     """
     found: dict[HashPart, PathRow] = {}
     absent: set[HashPart] = set()
@@ -108,7 +125,10 @@ def find_restorable(connection: Connection, cache_id: int, hash_parts: Collectio
     while frontier:
         rows = load_paths(connection, cache_id, frontier)
         hidden = {hash_part: row for hash_part, row in rows.items() if row.hidden_at is not None}
-        absent |= frontier - rows.keys() - load_externals(connection, cache_id, frontier - rows.keys()).keys()
+        damaged = find_damaged(connection, cache_id, hidden.keys())
+        for hash_part in damaged:
+            del hidden[hash_part]
+        absent |= damaged | frontier - rows.keys() - load_externals(connection, cache_id, frontier - rows.keys()).keys()
         found |= hidden
         reached = {reference.hash_part for row in hidden.values() for reference in row.references}
         frontier = reached - found.keys() - absent
