@@ -59,6 +59,7 @@ COMMANDS = [
     "serve",
     "login",
     "cache create",
+    "cache configure",
     "cache list",
     "cache show",
     "cache delete",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, func, insert, select
 
-from icehouse.api.caches import CacheCreate, UpstreamBody
+from icehouse.api.caches import CacheConfigure, CacheCreate, UpstreamBody
 from icehouse.db import schema
 from icehouse.db.caches import PUBLIC_DOMAIN_ID, CacheRow, get_cache
 from icehouse.db.engine import Database
@@ -325,3 +325,24 @@ async def test_deleting_a_public_cache_keeps_the_public_domain(
     await caches.delete_cache(await row_of(database, "main"))
     assert objects(blobs) == {"packs/1/aa"}
     await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN)
+
+
+async def test_settings_of_a_cache_are_changed_one_by_one_and_unset(caches: Caches, database: Database) -> None:
+    made = await caches.create_cache(CacheCreate(name="main", is_public=True, budget_bytes=5_000), ADMIN)
+    assert (made.budget_bytes, made.limit_bytes, made.trash_seconds) == (5_000, None, 7 * 86_400)
+    row = await row_of(database, "main")
+    view = await caches.configure_cache(row, CacheConfigure(limit_bytes=6_000, keep_unused_seconds=60, priority=30))
+    assert (view.budget_bytes, view.limit_bytes, view.keep_unused_seconds, view.priority) == (5_000, 6_000, 60, 30)
+    view = await caches.configure_cache(row, CacheConfigure(budget_bytes=None, trash_seconds=0))
+    assert (view.budget_bytes, view.limit_bytes, view.keep_unused_seconds, view.trash_seconds) == (None, 6_000, 60, 0)
+    assert await caches.show_cache(await row_of(database, "main")) == view
+
+
+async def test_settings_are_checked_together_with_those_that_stay(caches: Caches, database: Database) -> None:
+    await caches.create_cache(CacheCreate(name="main", is_public=True, budget_bytes=5_000), ADMIN)
+    row = await row_of(database, "main")
+    with pytest.raises(InvalidFormat, match="limit_bytes 4999 is below"):
+        await caches.configure_cache(row, CacheConfigure(limit_bytes=4_999, priority=3))
+    with pytest.raises(InvalidFormat, match="priority -1"):
+        await caches.configure_cache(row, CacheConfigure(priority=-1))
+    assert (await caches.show_cache(await row_of(database, "main"))).priority == 41

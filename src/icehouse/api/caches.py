@@ -22,6 +22,30 @@ class CacheCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     store_dir: str = "/nix/store"
     upstreams: list[UpstreamBody] | None = None
     """Null: cache.nixos.org alone. An empty list: none."""
+    keep_unused_seconds: int | None = None
+    """Hide what was not used for so long; null: use does not matter."""
+    keep_pushed_seconds: int | None = None
+    """Hide what was pushed longer ago; null: age does not matter."""
+    budget_bytes: int | None = None
+    """Hide what was used least recently while the cache is larger; null: no budget."""
+    limit_bytes: int | None = None
+    """Refuse pushes while the cache is as large or larger; null: no limit."""
+    trash_seconds: int = 604_800
+    """How long hidden paths can come back."""
+
+
+class CacheConfigure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of ``PATCH /api/v1/caches/{cache}``. What is left out stays; null unsets.
+
+    The fields are as in `CacheCreate`.
+    """
+
+    priority: int | msgspec.UnsetType = msgspec.UNSET
+    keep_unused_seconds: int | msgspec.UnsetType | None = msgspec.UNSET
+    keep_pushed_seconds: int | msgspec.UnsetType | None = msgspec.UNSET
+    budget_bytes: int | msgspec.UnsetType | None = msgspec.UNSET
+    limit_bytes: int | msgspec.UnsetType | None = msgspec.UNSET
+    trash_seconds: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class CacheView(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +61,15 @@ class CacheView(msgspec.Struct, frozen=True, kw_only=True):
     public_keys: list[str]
     upstreams: list[UpstreamBody]
     created_at: int
+    keep_unused_seconds: int | None
+    keep_pushed_seconds: int | None
+    budget_bytes: int | None
+    limit_bytes: int | None
+    trash_seconds: int
+    stored_bytes: int
+    """Of the distinct chunks of its paths: as the last collection found it, and what was pushed since."""
+    warning: str | None
+    """A sentence, if the cache is at 85 % of its limit or budget, or above."""
 
 
 class CacheSize(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,20 +1,26 @@
-"""``icehouse cache``: create, list, show and delete caches."""
+"""``icehouse cache``: create, configure, list, show and delete caches."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from icehouse.cli.durations import duration_text, parse_duration
 from icehouse.cli.exits import EXIT_CODES_HELP
 from icehouse.cli.printer import Printer, bytes_text, time_text
 from icehouse.cli.services import JsonFlag, QuietFlag, Services, carry_out
+from icehouse.cli.sizes import parse_size
 from icehouse.errors import InvalidFormat
 
 if TYPE_CHECKING:
     from icehouse.api.caches import CacheView, UpstreamBody
 
 app = typer.Typer(
-    help="Create, list, show and delete caches.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+    help="Create, configure, list, show and delete caches.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 
 _KNOWN_UPSTREAM_KEYS: Final = {
@@ -24,6 +30,60 @@ _KNOWN_UPSTREAM_KEYS: Final = {
 CacheArgument = Annotated[
     str, typer.Argument(metavar="CACHE", help="A cache's name on the logged-in server, or its whole URL.")
 ]
+
+NONE: Final = "none"
+"""What unsets a setting."""
+
+RetentionOption = Annotated[
+    str | None, typer.Option(metavar="TIME|none", help="Let go of what was not used for so long, such as 30d.")
+]
+KeepPushedOption = Annotated[
+    str | None, typer.Option(metavar="TIME|none", help="Let go of what was pushed longer ago, such as 90d.")
+]
+MaxSizeOption = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE|none", help="Let go of what was used least recently above this size, such as 100GiB."),
+]
+LimitOption = Annotated[
+    str | None, typer.Option(metavar="SIZE|none", help="Refuse pushes from this size on, such as 120GiB.")
+]
+TrashOption = Annotated[
+    str | None,
+    typer.Option(metavar="TIME|none", help="How long what was let go can be restored. 7d unless said otherwise."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a cache keeps, as it was typed. `None`: nothing was; ``none``: unset it."""
+
+    retention: str | None = None
+    keep_pushed: str | None = None
+    max_size: str | None = None
+    limit: str | None = None
+    trash: str | None = None
+
+    def parse(self) -> dict[str, int | None]:
+        """The fields of the API that were named.
+
+        Raises:
+            InvalidFormat: an option is no span of time or size.
+        """
+        typed: tuple[tuple[str, str, str | None, Callable[[str], int], int | None], ...] = (
+            ("--retention", "keep_unused_seconds", self.retention, parse_duration, None),
+            ("--keep-pushed", "keep_pushed_seconds", self.keep_pushed, parse_duration, None),
+            ("--max-size", "budget_bytes", self.max_size, parse_size, None),
+            ("--limit", "limit_bytes", self.limit, parse_size, None),
+            ("--trash", "trash_seconds", self.trash, parse_duration, 0),
+        )
+        values: dict[str, int | None] = {}
+        for option, name, text, parse, unset in typed:
+            if text is not None:
+                try:
+                    values[name] = unset if text == NONE else parse(text)
+                except InvalidFormat as error:
+                    raise InvalidFormat(f"{option}: {error}; or none") from error
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +98,7 @@ class CreateOptions:
     store_dir: str = "/nix/store"
     upstreams: tuple[str, ...] | None = None
     """Each a URL and its keys, separated by spaces. None: cache.nixos.org; empty: none."""
+    kept: Kept = field(default_factory=Kept)
 
 
 @app.command(epilog=EXIT_CODES_HELP)
@@ -64,6 +125,11 @@ def create(  # noqa: PLR0913  each is an option of the command
         ),
     ] = None,
     no_upstream: Annotated[bool, typer.Option("--no-upstream", help="No upstream at all.")] = False,
+    retention: RetentionOption = None,
+    keep_pushed: KeepPushedOption = None,
+    max_size: MaxSizeOption = None,
+    limit: LimitOption = None,
+    trash: TrashOption = None,
     quiet: QuietFlag = False,
     json: JsonFlag = False,
 ) -> None:
@@ -78,12 +144,15 @@ def create(  # noqa: PLR0913  each is an option of the command
         want_mass_query=mass_query,
         store_dir=store_dir,
         upstreams=() if no_upstream else tuple(upstream) if upstream else None,
+        kept=Kept(retention, keep_pushed, max_size, limit, trash),
     )
     carry_out(run_create, options, Printer(is_json=json, is_quiet=quiet))
 
 
 async def run_create(options: CreateOptions, services: Services, printer: Printer) -> None:
     """Create a cache and print how it is used."""
+    import msgspec
+
     from icehouse.api.caches import CacheCreate
 
     address = services.find_cache(options.cache)
@@ -96,8 +165,55 @@ async def run_create(options: CreateOptions, services: Services, printer: Printe
         store_dir=options.store_dir,
         upstreams=None if options.upstreams is None else [_parse_upstream(text) for text in options.upstreams],
     )
+    body = msgspec.structs.replace(body, **options.kept.parse())
     async with services.server(address.login) as server:
         view = await server.create_cache(body)
+    printer.result(_describe(view), view)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureOptions:
+    """What to change about a cache."""
+
+    cache: str
+    priority: int | None = None
+    kept: Kept = field(default_factory=Kept)
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def configure(  # noqa: PLR0913  each is an option of the command
+    cache: CacheArgument,
+    *,
+    retention: RetentionOption = None,
+    keep_pushed: KeepPushedOption = None,
+    max_size: MaxSizeOption = None,
+    limit: LimitOption = None,
+    trash: TrashOption = None,
+    priority: Annotated[
+        int | None, typer.Option(help="Nix asks caches with lower numbers first; cache.nixos.org has 40.")
+    ] = None,
+    quiet: QuietFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Change what a cache keeps, how large it may become, and its priority. What is not named stays as it is."""
+    kept = Kept(retention, keep_pushed, max_size, limit, trash)
+    if kept == Kept() and priority is None:
+        raise typer.BadParameter("name at least one setting")
+    carry_out(run_configure, ConfigureOptions(cache, priority, kept), Printer(is_json=json, is_quiet=quiet))
+
+
+async def run_configure(options: ConfigureOptions, services: Services, printer: Printer) -> None:
+    """Change settings of a cache, and print what it is now."""
+    import msgspec
+
+    from icehouse.api.caches import CacheConfigure
+
+    changes = options.kept.parse()
+    if options.priority is not None:
+        changes["priority"] = options.priority
+    address = services.find_cache(options.cache)
+    async with services.server(address.login) as server:
+        view = await server.configure_cache(address.name, msgspec.convert(changes, CacheConfigure))
     printer.result(_describe(view), view)
 
 
@@ -205,5 +321,24 @@ def _describe(view: "CacheView") -> str:
         f"priority     {view.priority}",
         f"store        {view.store_dir}",
         f"created      {time_text(view.created_at)}",
+        *_describe_kept(view),
     ]
     return "\n".join(lines)
+
+
+def _describe_kept(view: "CacheView") -> list[str]:
+    lines: list[str] = []
+    if view.keep_unused_seconds is not None:
+        lines.append(f"keeps        what was used in the last {duration_text(view.keep_unused_seconds)}")
+    if view.keep_pushed_seconds is not None:
+        lines.append(f"keeps        what was pushed in the last {duration_text(view.keep_pushed_seconds)}")
+    if view.budget_bytes is not None:
+        lines.append(f"keeps        up to {bytes_text(view.budget_bytes)}, what was used last")
+    if not lines:
+        lines.append("keeps        everything")
+    if view.limit_bytes is not None:
+        lines.append(f"limit        {bytes_text(view.limit_bytes)}, from which on pushes are refused")
+    lines.append(f"trash        {duration_text(view.trash_seconds) if view.trash_seconds else 'none'}")
+    if view.warning is not None:
+        lines.append(f"warning      {view.warning}")
+    return lines

@@ -19,3 +19,9 @@ def parse_duration(text: str) -> int:
     if match is None:
         raise InvalidFormat(f"span of time {text!r}: expected a whole number and one of s, m, h, d, w, such as 30d")
     return int(match[1]) * _UNITS[match[2]]
+
+
+def duration_text(seconds: int) -> str:
+    """A span of time for people, in the largest unit that divides it: ``30d``; what `parse_duration` reads."""
+    unit, factor = max(((unit, factor) for unit, factor in _UNITS.items() if seconds % factor == 0), key=lambda u: u[1])
+    return f"{seconds // factor}{unit}"

@@ -18,7 +18,7 @@ from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import BuilderError, PyreqwestError
 from pyreqwest.response import Response
 
-from icehouse.api.caches import CacheCreate, CacheSize, CacheView
+from icehouse.api.caches import CacheConfigure, CacheCreate, CacheSize, CacheView
 from icehouse.api.paths import PathView, WhyAnswer
 from icehouse.api.pins import PinAnswer, PinDetails, PinPut, PinView
 from icehouse.api.publish import (
@@ -117,6 +117,11 @@ class Server:
     async def show_cache(self, cache: str) -> CacheView:
         """A cache with its counts."""
         return await self._get(f"/caches/{_segment(cache)}", CacheView)
+
+    async def configure_cache(self, cache: str, body: CacheConfigure) -> CacheView:
+        """Change settings of a cache."""
+        path = f"/caches/{_segment(cache)}"
+        return self._parse(await self._request("PATCH", path, msgspec.json.encode(body), _JSON), CacheView, path)
 
     async def measure_cache(self, cache: str) -> CacheSize:
         """How much is visible in a cache."""

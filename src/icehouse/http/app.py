@@ -45,6 +45,7 @@ ROUTES = (
     cache_routes.list_caches,
     cache_routes.create_cache,
     cache_routes.show_cache,
+    cache_routes.configure_cache,
     cache_routes.measure_cache,
     cache_routes.delete_cache,
     cache_routes.show_one_path,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from litestar import delete, get, post
+from litestar import delete, get, patch, post
 
-from icehouse.api.caches import CacheCreate, CacheSize, CacheView
+from icehouse.api.caches import CacheConfigure, CacheCreate, CacheSize, CacheView
 from icehouse.api.paths import PathView, WhyAnswer
 from icehouse.http.parts import ServerParts
 from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
@@ -30,6 +30,18 @@ async def show_cache(cache_name: str, parts: ServerParts, credential: Credential
     """A cache: its settings, keys and upstreams."""
     entry = await parts.access.enter(cache_name, Permission.PULL, credential)
     return await parts.caches.show_cache(entry.cache)
+
+
+@patch("/api/v1/caches/{cache_name:str}", tags=["caches"], request_max_body_size=MAX_JSON_BYTES)
+async def configure_cache(
+    cache_name: str, data: CacheConfigure, parts: ServerParts, credential: Credential
+) -> CacheView:
+    """Change what a cache keeps, how large it may become, and its priority. Needs `configure`.
+
+    What is left out stays as it is; null unsets.
+    """
+    entry = await parts.access.enter(cache_name, Permission.CONFIGURE, credential)
+    return await parts.caches.configure_cache(entry.cache, data)
 
 
 @get("/api/v1/caches/{cache_name:str}/size", tags=["caches"])

@@ -1,17 +1,19 @@
-"""Creating, listing, showing and deleting caches."""
+"""Creating, configuring, listing, showing and deleting caches."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
+import msgspec
 from sqlalchemy import Connection
 
-from icehouse.api.caches import CacheCreate, CacheSize, CacheView, UpstreamBody
+from icehouse.api.caches import CacheConfigure, CacheCreate, CacheSize, CacheView, UpstreamBody
+from icehouse.db.cache_settings import load_settings, set_settings
 from icehouse.db.caches import (
     PUBLIC_DOMAIN_ID,
     CacheRow,
@@ -19,6 +21,7 @@ from icehouse.db.caches import (
     count_paths,
     delete_cache,
     find_domain,
+    get_cache,
     insert_cache,
     insert_domain,
     insert_upstream,
@@ -36,6 +39,7 @@ from icehouse.nix.excerpts import excerpt
 from icehouse.nix.signing import SEED_BYTES, PublicKey, SecretKey
 from icehouse.nix.store_paths import StoreDir
 from icehouse.rules.access import Grant, Permission, allows, check_may_create_cache, parse_cache_name
+from icehouse.rules.quotas import CacheSettings, check_settings, find_warning
 from icehouse.rules.recipes import parse_recipe
 from icehouse.services.signing import NONCE_BYTES, Sealer
 from icehouse.storage.blobs import BlobStore
@@ -71,6 +75,7 @@ class _Settings:
     priority: int
     want_mass_query: bool
     upstreams: tuple[_Upstream, ...]
+    kept: CacheSettings
 
 
 class Caches:
@@ -120,10 +125,30 @@ class Caches:
                 want_mass_query=settings.want_mass_query,
                 now=now,
             )
+            set_settings(connection, cache.id, settings.kept)
             insert_key(connection, cache.id, key.public_key, sealed, now=now)
             for upstream in settings.upstreams:
                 insert_upstream(connection, cache.id, upstream.url, upstream.public_keys)
             return self._load_view(connection, cache)
+
+        return await self._database.write(work)
+
+    async def configure_cache(self, cache: CacheRow, request: CacheConfigure) -> CacheView:
+        """Change what *request* names. It holds from now on; the next collection and the next push go by it.
+
+        Raises:
+            InvalidFormat: a setting is not valid.
+            NotFound: the cache was deleted meanwhile.
+        """
+        changes = {name: value for name, value in msgspec.structs.asdict(request).items() if value is not msgspec.UNSET}
+        priority: int | None = changes.pop("priority", None)
+        if priority is not None:
+            _check_priority(priority)
+
+        def work(connection: Connection) -> CacheView:
+            settings, _ = load_settings(connection, cache.id)
+            set_settings(connection, cache.id, check_settings(replace(settings, **changes)), priority=priority)
+            return self._load_view(connection, get_cache(connection, cache.name))
 
         return await self._database.write(work)
 
@@ -201,6 +226,7 @@ class Caches:
         return total
 
     def _load_view(self, connection: Connection, cache: CacheRow) -> CacheView:
+        settings, stored_bytes = load_settings(connection, cache.id)
         return CacheView(
             name=cache.name,
             url=f"{self._public_url}/{cache.name}",
@@ -211,6 +237,9 @@ class Caches:
             public_keys=[key.public_key.render() for key in list_keys(connection, cache.id)],
             upstreams=[_upstream_body(upstream) for upstream in list_upstreams(connection, cache.id)],
             created_at=cache.created_at,
+            **asdict(settings),
+            stored_bytes=stored_bytes,
+            warning=find_warning(stored_bytes, settings),
         )
 
 
@@ -238,8 +267,7 @@ def _choose_domain(connection: Connection, settings: _Settings, grant: Grant | N
 
 def _parse_settings(request: CacheCreate) -> _Settings:
     upstreams = [DEFAULT_UPSTREAM] if request.upstreams is None else request.upstreams
-    if not 0 <= request.priority <= MAX_PRIORITY:
-        raise InvalidFormat(f"priority {request.priority}: expected 0 to {MAX_PRIORITY}")
+    _check_priority(request.priority)
     if len(upstreams) > MAX_UPSTREAMS:
         raise InvalidFormat(f"{len(upstreams)} upstreams: expected at most {MAX_UPSTREAMS}")
     parsed = tuple(_parse_upstream(upstream) for upstream in upstreams)
@@ -253,7 +281,21 @@ def _parse_settings(request: CacheCreate) -> _Settings:
         priority=request.priority,
         want_mass_query=request.want_mass_query,
         upstreams=parsed,
+        kept=check_settings(
+            CacheSettings(
+                keep_unused_seconds=request.keep_unused_seconds,
+                keep_pushed_seconds=request.keep_pushed_seconds,
+                budget_bytes=request.budget_bytes,
+                limit_bytes=request.limit_bytes,
+                trash_seconds=request.trash_seconds,
+            )
+        ),
     )
+
+
+def _check_priority(priority: int) -> None:
+    if not 0 <= priority <= MAX_PRIORITY:
+        raise InvalidFormat(f"priority {priority}: expected 0 to {MAX_PRIORITY}")
 
 
 def _parse_domain(request: CacheCreate) -> str | None:

@@ -31,6 +31,7 @@ from icehouse.rules.packs import MAX_PACK_ENTRIES, PACK_BYTES, PackEntry, Places
 from icehouse.rules.recipes import MAX_RECIPE_BYTES, make_recipe, render_recipe
 from icehouse.services.nars import NarRegistry
 from icehouse.services.pack_writing import PackWriter, publish_pack
+from icehouse.services.quotas import check_room
 from icehouse.services.workers import Workers
 from icehouse.storage.blobs import BlobStore
 
@@ -93,11 +94,12 @@ class NarUploads:
             InvalidFormat: the file is named otherwise than by its hash, cannot be decoded, or holds no valid NAR.
             Unsupported: its compression is not read here.
             TooLarge: the NAR is larger than this server takes.
-            OverQuota: the disk is full.
+            OverQuota: the cache has reached its limit, at best before anything is read; or the disk is full.
             NotFound: the cache was deleted meanwhile.
             Conflict: a chunk that was there is gone or damaged now; upload the file again.
         """
         expected_hash = parse_upload_name(file_name)
+        await check_room(self._database, cache)
         async with self._at_once:
             unpacking = _Unpacking(file_name, cache.store_dir, max_nar_bytes=self._max_nar_bytes)
             intake = _Intake(cache, self._database, self._blobs, self._workers, self._clock, level=self._zstd_level)
@@ -317,6 +319,7 @@ class _Intake:
             await self._publish()
 
     async def _publish(self) -> None:
+        await check_room(self._database, self._cache)  # of a file that fills more than one pack
         added = await publish_pack(
             self._pack, self._cache, database=self._database, workers=self._workers, clock=self._clock
         )

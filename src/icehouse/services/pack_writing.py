@@ -11,6 +11,7 @@ from icehouse.db.chunks import AddedPack, add_pack
 from icehouse.db.engine import Database
 from icehouse.rules.frames import Frame
 from icehouse.rules.packs import PackEntry, render_pack_end
+from icehouse.services.quotas import count_added, warn
 from icehouse.services.workers import Workers
 from icehouse.storage.blobs import BlobStore, BlobWriter
 from icehouse.storage.nars import pack_key
@@ -56,7 +57,7 @@ class PackWriter:
 async def publish_pack(
     pack: PackWriter, cache: CacheRow, *, database: Database, workers: Workers, clock: Callable[[], int]
 ) -> AddedPack:
-    """Make a pack's bytes durable, then its rows.
+    """Make a pack's bytes durable, then its rows, with which the cache grows by its frames.
 
     Raises:
         OverQuota: the disk is full.
@@ -65,8 +66,12 @@ async def publish_pack(
     name = await workers.run(partial(pack.finish, cache.domain_id))
     now = clock()
 
-    def add(connection: Connection) -> AddedPack:
+    def add(connection: Connection) -> tuple[AddedPack, str | None]:
         get_cache(connection, cache.name)
-        return add_pack(connection, cache.domain_id, name, pack.size_bytes, pack.entries, now=now)
+        added = add_pack(connection, cache.domain_id, name, pack.size_bytes, pack.entries, now=now)
+        added_bytes = sum(entry.stored_bytes for entry in pack.entries) if added.is_new else 0
+        return added, count_added(connection, cache, added_bytes)
 
-    return await database.write(add)
+    added, warning = await database.write(add)
+    warn(cache, warning)
+    return added

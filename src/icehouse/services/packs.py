@@ -16,6 +16,7 @@ from icehouse.rules.chunks import IDENTITY_BYTES
 from icehouse.rules.frames import Frame, prove_frame
 from icehouse.rules.packs import MAX_INDEX_BYTES, PackEntry, parse_index
 from icehouse.services.pack_writing import PackWriter, publish_pack
+from icehouse.services.quotas import check_room
 from icehouse.services.recent_chunks import RecentChunks
 from icehouse.services.workers import Workers
 from icehouse.storage.blobs import BlobStore
@@ -75,9 +76,10 @@ class PackReceiver:
         Raises:
             InvalidFormat: the index is broken, a frame fails its proof, or the body is shorter or longer than said.
             TooLarge: a limit of `rules.packs` is exceeded.
-            OverQuota: the disk is full.
+            OverQuota: the cache has reached its limit, before anything is read; or the disk is full.
             NotFound: the cache was deleted meanwhile.
         """
+        await check_room(self._database, cache)
         reader = _BodyReader(body)
         index_bytes = _LENGTH.unpack(await reader.take(_LENGTH.size))[0]
         if index_bytes > MAX_INDEX_BYTES:
