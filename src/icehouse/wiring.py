@@ -43,6 +43,7 @@ from icehouse.services.access import Access, HotAccess
 from icehouse.services.access_times import AccessTimes
 from icehouse.services.aliases import Aliases
 from icehouse.services.caches import Caches
+from icehouse.services.collections import Collections
 from icehouse.services.contents import Contents
 from icehouse.services.flushing import flush_regularly
 from icehouse.services.logs import Logs
@@ -172,6 +173,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             aliases=Aliases(database, nar_files, note_use=lambda path_id: access_times.note(path_id, clock())),
             contents=contents,
             pins=Pins(database, contents, clock=clock),
+            collections=Collections(database, settings.data_dir, module="icehouse.cli.collection_child"),
             logs=Logs(database, blobs, workers, clock),
             realisations=Realisations(database, clock),
             counters=counters,

@@ -69,6 +69,7 @@ COMMANDS = [
     "use",
     "push",
     "pin",
+    "gc",
     "pins",
     "resolve",
     "unpin",

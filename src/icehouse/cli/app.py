@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "resolve": ("icehouse.cli.pin", "resolve"),
     "unpin": ("icehouse.cli.pin", "unpin"),
     "path": ("icehouse.cli.path", "app"),
+    "gc": ("icehouse.cli.gc", "gc"),
     "verify": ("icehouse.cli.verify", "verify"),
     "backup": ("icehouse.cli.backup", "backup"),
     "restore": ("icehouse.cli.backup", "restore"),

@@ -19,6 +19,7 @@ from pyreqwest.exceptions import BuilderError, PyreqwestError
 from pyreqwest.response import Response
 
 from icehouse.api.caches import CacheConfigure, CacheCreate, CacheSize, CacheView
+from icehouse.api.collections import CollectionEvent, CollectionRequest, CollectionResult, PastCollection
 from icehouse.api.paths import PathView, WhyAnswer
 from icehouse.api.pins import PinAnswer, PinDetails, PinPut, PinView
 from icehouse.api.publish import (
@@ -130,6 +131,27 @@ class Server:
     async def delete_cache(self, cache: str) -> None:
         """Delete a cache with all that is in it."""
         await self._request("DELETE", f"/caches/{_segment(cache)}")
+
+    async def collect(
+        self, cache: str | None, *, is_dry_run: bool, show_progress: Callable[[str], None]
+    ) -> CollectionResult:
+        """Collect a cache, or all; or plan that. Not tried again once it was sent. Leaving early stops it."""
+        path = "/collections" if cache is None else f"/caches/{_segment(cache)}/collections"
+        body = msgspec.json.encode(CollectionRequest(is_dry_run=is_dry_run))
+        async for line in self._stream_lines(path, body):
+            event = self._parse(line, CollectionEvent, path)
+            if event.progress is not None:
+                show_progress(event.progress)
+            if event.error is not None:
+                raise (NotFound if event.is_not_found else Conflict)(event.error)
+            if event.result is not None:
+                return event.result
+        raise Unavailable(f"{self.url}: the collection broke off; what it did by then is done")
+
+    async def list_collections(self, cache: str | None) -> list[PastCollection]:
+        """The newest collections of the past, at most 100: of all caches, or those that concern one."""
+        path = "/collections" if cache is None else f"/caches/{_segment(cache)}/collections"
+        return await self._get(path, list[PastCollection])
 
     async def list_tokens(self) -> list[TokenView]:
         """The tokens that this one may see."""
@@ -270,6 +292,30 @@ class Server:
                 self._has_answered = True
                 return answer
         raise AssertionError(path)  # stamina ends its loop by an answer or an error
+
+    async def _stream_lines(self, path: str, body: bytes) -> AsyncGenerator[bytes]:
+        """The lines of an answer as they come, without those that are empty."""
+        request = self._client.post(self._api + path).header("Content-Type", _JSON).body_bytes(body)
+        if self._login.token is not None:
+            request = request.bearer_auth(self._login.token)
+        try:
+            async with request.build_streamed() as response:
+                if not _OK <= response.status < _MULTIPLE_CHOICES:
+                    data = bytes(await response.bytes())
+                    raise _as_error(response, data, f"POST {self.url}/api/v1{path}")
+                begun: list[bytes] = []
+                while (piece := await response.body_reader.read()) is not None:
+                    *lines, rest = bytes(piece).split(b"\n")
+                    for line in lines:
+                        whole = b"".join([*begun, line])
+                        begun.clear()
+                        if whole:
+                            yield whole
+                    begun.append(rest)
+        except BuilderError as exc:
+            raise InvalidFormat(f"{self.url} is not the address of a server: {exc.message}") from exc
+        except PyreqwestError as exc:
+            raise Unavailable(f"{self.url} cannot be reached: {_cause_of(exc)}") from exc
 
     async def _try_once(
         self, method: str, path: str, body: bytes | None, content_type: str | None, *, also: int

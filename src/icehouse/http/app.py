@@ -18,6 +18,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from icehouse.errors import IcehouseError
 from icehouse.http import (
     cache_routes,
+    collection_routes,
     content_routes,
     log_routes,
     pin_files,
@@ -60,6 +61,10 @@ ROUTES = (
     pin_routes.show_pin,
     pin_routes.put_pin,
     pin_routes.delete_pin,
+    collection_routes.collect_cache,
+    collection_routes.collect_all,
+    collection_routes.list_cache_collections,
+    collection_routes.list_collections,
     token_routes.list_tokens,
     token_routes.show_own_token,
     token_routes.create_token,

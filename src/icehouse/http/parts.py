@@ -14,6 +14,7 @@ from icehouse.http.metrics import ServerCounters
 from icehouse.services.access import Access
 from icehouse.services.aliases import Aliases
 from icehouse.services.caches import Caches
+from icehouse.services.collections import Collections
 from icehouse.services.contents import Contents
 from icehouse.services.logs import Logs
 from icehouse.services.nar_uploads import NarUploads
@@ -73,6 +74,7 @@ class ServerParts:
     aliases: Aliases
     contents: Contents
     pins: Pins
+    collections: Collections
     logs: Logs
     realisations: Realisations
     counters: ServerCounters

@@ -1,0 +1,72 @@
+"""Bodies about collections that are asked for over the network, and those of the past."""
+
+import msgspec
+
+from icehouse.api.collection import CollectionReport, SweepReport
+
+
+class CollectionRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of ``POST …/collections``."""
+
+    is_dry_run: bool = False
+    """Only tell what would be done."""
+
+
+class PinHold(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pin keeps."""
+
+    cache: str
+    pin: str
+    revisions: int
+    """That the pin keeps and that are visible."""
+    paths: int
+    """Of their closures. Other pins may keep the same ones."""
+    stored_bytes: int
+    """Of the distinct chunks of those paths."""
+
+
+class CollectionResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a collection did, or would do."""
+
+    report: CollectionReport
+    pins: list[PinHold]
+    """Of a dry run, by cache and name; else empty."""
+
+
+class CollectionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A line of the answer to ``POST …/collections``, in JSON. All but one of the fields are left out.
+
+    Empty lines only show that the server is alive.
+    """
+
+    progress: str | None = None
+    """What is being done."""
+    result: CollectionResult | None = None
+    """The end."""
+    error: str | None = None
+    """The end too: it failed. What was done by then is done, and the next collection goes on."""
+    is_not_found: bool = False
+    """With `error`: there is no such cache any more."""
+
+
+class MarkSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What a past collection hid in one cache."""
+
+    cache: str
+    hidden: int
+    pinned_paths: int
+    stored_bytes_before: int
+    stored_bytes_after: int
+
+
+class PastCollection(msgspec.Struct, frozen=True, kw_only=True):
+    """A collection of the past."""
+
+    id: int
+    cache: str | None
+    """Null: of all caches."""
+    began_at: int
+    ended_at: int
+    started_by: str
+    marks: list[MarkSummary]
+    sweeps: list[SweepReport]

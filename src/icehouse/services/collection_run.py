@@ -1,0 +1,101 @@
+"""One collection from its beginning to its end, in the process that carries it out."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from icehouse.api.collections import CollectionResult, PinHold
+from icehouse.db.caches import CacheRow
+from icehouse.db.engine import Database
+from icehouse.db.pins import load_pins
+from icehouse.rules.pin_holds import measure_hold
+from icehouse.rules.pins import kept_revisions
+from icehouse.services.collect import Collector, Mark
+from icehouse.services.leases import hold
+from icehouse.storage.blobs import BlobStore
+
+LEASE: Final = "a collection"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What to collect."""
+
+    cache_name: str | None
+    """`None`: all caches."""
+    is_dry_run: bool
+    started_by: str
+
+
+class _Planner(Collector):
+    """Notes what pins hold, from the facts that each plan is made of."""
+
+    def __init__(
+        self,
+        database: Database,
+        access_database: Database,
+        blobs: BlobStore,
+        clock: Callable[[], int],
+        *,
+        show_progress: Callable[[str], None],
+    ) -> None:
+        super().__init__(database, access_database, blobs, clock, started_by="", show_progress=show_progress)
+        self.holds: list[PinHold] = []
+
+    def plan_mark(self, cache: CacheRow) -> Mark:
+        mark = super().plan_mark(cache)
+        self._show_progress(f"{cache.name}: measuring what pins keep")
+        self.holds += _measure_holds(self._database, mark, self._clock())
+        return mark
+
+
+def run_collection(
+    database: Database,
+    access_database: Database,
+    blobs: BlobStore,
+    clock: Callable[[], int],
+    request: RunRequest,
+    show_progress: Callable[[str], None],
+) -> CollectionResult:
+    """Collect, with the lease of which there is one for a database; or plan it, which needs none. Blocks.
+
+    Raises:
+        NotFound: there is no such cache.
+        Conflict: another collection is under way, or the lease was lost.
+        StorageError: a backend failed. What was done by then is done, and the next collection goes on.
+    """
+    if request.is_dry_run:
+        planner = _Planner(database, access_database, blobs, clock, show_progress=show_progress)
+        report = planner.collect(request.cache_name, is_dry_run=True)
+        return CollectionResult(report=report, pins=planner.holds)
+    with hold(database, LEASE, request.started_by, clock) as held:
+
+        def show(text: str) -> None:
+            held.check()
+            show_progress(text)
+
+        collector = Collector(
+            database, access_database, blobs, clock, started_by=request.started_by, show_progress=show
+        )
+        return CollectionResult(report=collector.collect(request.cache_name, is_dry_run=False), pins=[])
+
+
+def _measure_holds(database: Database, mark: Mark, now: int) -> Iterator[PinHold]:
+    for pin in database.read_now(partial(load_pins, cache_id=mark.cache.id)):
+        roots: list[int] = []
+        for revision in kept_revisions(pin, now):
+            place = bisect_left(mark.ids, revision.path_id)
+            if place < len(mark.ids) and mark.ids[place] == revision.path_id:
+                roots.append(place)
+        held = measure_hold(mark.facts, roots)
+        yield PinHold(
+            cache=mark.cache.name,
+            pin=pin.name,
+            revisions=len(roots),
+            paths=held.paths,
+            stored_bytes=held.stored_bytes,
+        )
