@@ -102,3 +102,14 @@ def test_a_proxy_that_is_no_address_is_refused(tmp_path: Path, value: str) -> No
 def test_a_value_outside_its_choices_is_refused(flags: dict[str, object]) -> None:
     with pytest.raises(InvalidFormat, match="expected"):
         ServerSettings.load(flags, {})
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0), ("90", 90), ("6h", 21_600), ("1w", 604_800), (30, 30)])
+def test_span_of_time_is_seconds_or_has_a_unit(text: object, seconds: int) -> None:
+    assert ServerSettings.load({"collect_seconds": text}, {}).collect_seconds == seconds
+
+
+@pytest.mark.parametrize("text", ["-1", "h", "1.5h", "6 hours", "9999999999", "367d", True, "\u0661"])
+def test_other_spans_are_refused(text: object) -> None:
+    with pytest.raises(InvalidFormat, match="--collect-seconds"):
+        ServerSettings.load({"collect_seconds": text}, {})

@@ -24,6 +24,9 @@ _LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 _LOG_FORMATS: Final = ("auto", "console", "json")
 _MAX_WORKERS: Final = 64
 _MAX_PORT: Final = 65_535
+_MAX_SECONDS: Final = 366 * 86_400
+_MAX_BACKUPS: Final = 10_000
+_TIME_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _SIZE_UNITS: Final = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 
 
@@ -66,6 +69,14 @@ class ServerSettings:
     zstd_level: int = 3
     """The level that clients are told to compress chunks at, 1 to 19. A higher one makes pushes slower and stores
     somewhat less; what is stored stays as it is."""
+
+    collect_seconds: int = 6 * 3600
+    """How often the server lets go of what the retention of its caches does not keep. More often, budgets are exceeded
+    for less long, and each time costs reading all rows. 0: only `icehouse gc` does it. Also with a unit: `6h`."""
+
+    keep_backups: int = 7
+    """The server backs up its database once a day, beside the packs, and keeps so many backups. 0: it makes none, and
+    those that are there stay."""
 
     @property
     def address(self) -> str:
@@ -170,6 +181,20 @@ def _checked_size(size: int, value: object) -> int:
     return size
 
 
+def _parse_seconds(value: object) -> int:
+    text = str(value).strip()
+    factor = _TIME_UNITS.get(text[-1:])
+    number = text if factor is None else text[:-1]
+    seconds = (
+        int(number) * (factor or 1)
+        if number.isascii() and number.isdecimal() and len(number) < len("1000000000")
+        else -1
+    )
+    if isinstance(value, bool) or not 0 <= seconds <= _MAX_SECONDS:
+        raise ValueError(f"{value!r}: expected seconds, or a number with s, m, h, d or w; at most a year")
+    return seconds
+
+
 def _parse_choice(choices: tuple[str, ...]) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if value not in choices:
@@ -213,4 +238,6 @@ _PARSERS: Final[dict[str, Callable[[object], object]]] = {
     "log_format": _parse_choice(_LOG_FORMATS),
     "max_nar_bytes": _parse_size,
     "zstd_level": _parse_number(1, 19),
+    "collect_seconds": _parse_seconds,
+    "keep_backups": _parse_number(0, _MAX_BACKUPS),
 }

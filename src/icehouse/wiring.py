@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import dataclasses
 import os
+import random
 import secrets
 import signal
 import socket
@@ -42,11 +43,13 @@ from icehouse.rules.recipes import MAX_RECIPE_BYTES
 from icehouse.services.access import Access, HotAccess
 from icehouse.services.access_times import AccessTimes
 from icehouse.services.aliases import Aliases
+from icehouse.services.backup import Backups
 from icehouse.services.caches import Caches
 from icehouse.services.collections import Collections
 from icehouse.services.contents import Contents
 from icehouse.services.flushing import flush_regularly
 from icehouse.services.logs import Logs
+from icehouse.services.maintenance import Maintenance, MaintenancePlan
 from icehouse.services.nar_files import NarFiles
 from icehouse.services.nar_uploads import NarUploads
 from icehouse.services.narinfo_uploads import NarinfoUploads
@@ -160,6 +163,16 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             zstd_level=settings.zstd_level,
             max_nar_bytes=settings.max_nar_bytes,
         )
+        collections = Collections(database, settings.data_dir, module="icehouse.cli.collection_child")
+        back_up = partial(Backups(folder, blobs, clock).back_up_if_due, keep=settings.keep_backups)
+        maintenance = Maintenance(
+            database,
+            collections,
+            clock,
+            MaintenancePlan(settings.collect_seconds, back_up if settings.keep_backups else None),
+            draw=random.random,
+        )
+        await stack.enter_async_context(_in_background(maintenance.run))
         parts = ServerParts(
             database=database,
             access=access,
@@ -173,7 +186,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             aliases=Aliases(database, nar_files, note_use=lambda path_id: access_times.note(path_id, clock())),
             contents=contents,
             pins=Pins(database, contents, clock=clock),
-            collections=Collections(database, settings.data_dir, module="icehouse.cli.collection_child"),
+            collections=collections,
             logs=Logs(database, blobs, workers, clock),
             realisations=Realisations(database, clock),
             counters=counters,

@@ -142,3 +142,16 @@ def test_collection_stops_when_who_asked_leaves_and_the_next_one_can_begin(aged:
         assert connection.recv(12) == b"HTTP/1.1 200"
     while aged.server.ask("POST", "/api/v1/caches/left/collections", {}).status == 409:
         pass
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_server_collects_and_backs_up_by_itself(tmp_path: Path, workers: str) -> None:
+    options = ["--collect-seconds", "1s", "--keep-backups", "2", "--workers", workers]
+    with run_server(tmp_path / "data", *options) as running:
+        Aged(running, tmp_path / "data").fill("team", keep_unused_seconds=30 * DAY)
+        while not any(event.get("hidden_paths") == 2 for event in running.events()):
+            assert running.ask("GET", "/health").status == 200
+        while not any(event["event"] == "backed up the database" for event in running.events()):
+            assert running.ask("GET", "/health").status == 200
+        listed = running.ask("GET", "/api/v1/collections").json()
+        assert [each["started_by"] for each in listed] == ["the server itself"] * len(listed)

@@ -39,6 +39,12 @@ def serve(  # noqa: PLR0913  each is an option of the command
     zstd_level: Annotated[
         int | None, typer.Option(help="Level that clients compress at, 1 to 19.", show_default="3")
     ] = None,
+    collect_seconds: Annotated[
+        str | None, typer.Option(help="How often to collect, for instance 6h; 0: never by itself.", show_default="6h")
+    ] = None,
+    keep_backups: Annotated[
+        int | None, typer.Option(help="Daily backups of the database to keep; 0: make none.", show_default="7")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     log_format: Annotated[
         str | None, typer.Option(help="console, json, or auto: console on a terminal.", show_default="auto")
@@ -58,6 +64,8 @@ def serve(  # noqa: PLR0913  each is an option of the command
         "workers": workers,
         "max_nar_bytes": max_nar_bytes,
         "zstd_level": zstd_level,
+        "collect_seconds": collect_seconds,
+        "keep_backups": keep_backups,
         "log_level": log_level,
         "log_format": log_format,
     }

@@ -1,0 +1,148 @@
+"""What a server does by itself now and then: collections, and backups of the database."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import structlog
+from sqlalchemy import Connection
+
+from icehouse.api.collections import CollectionEvent
+from icehouse.db.engine import Database
+from icehouse.db.past_collections import find_last_began_at, has_work
+from icehouse.errors import Conflict, IcehouseError
+from icehouse.rules.maintenance import is_collection_due
+from icehouse.services.collection_run import RunRequest
+from icehouse.services.collections import Collections
+from icehouse.services.leases import hold
+
+LOOK_SECONDS: Final = 600
+"""How often the server looks what is due, at least; the first time so long after its start, more or less."""
+
+_LEASE: Final = "maintenance"
+_WHO: Final = "the server itself"
+_LINE_BYTES: Final = 64 * 1024
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenancePlan:
+    """What a server does by itself."""
+
+    collect_seconds: int
+    """From one collection to the next; 0: none."""
+    back_up: Callable[[], Awaitable[object]] | None
+    """Makes a backup if one is due; `None`: none are made."""
+
+
+class Maintenance:
+    """Does what is due. Of several processes that share a database, one does it."""
+
+    def __init__(
+        self,
+        database: Database,
+        collections: Collections,
+        clock: Callable[[], int],
+        plan: MaintenancePlan,
+        *,
+        draw: Callable[[], float],
+    ) -> None:
+        """*clock* gives seconds since the epoch; *draw* random numbers from 0 to 1, so that not all look at once."""
+        self._database = database
+        self._collections = collections
+        self._clock = clock
+        self._plan = plan
+        self._draw = draw
+
+    async def run(self) -> None:
+        """Look now and then what is due, and do it, until cancelled."""
+        if not self._plan.collect_seconds and self._plan.back_up is None:
+            return
+        look_seconds = min(LOOK_SECONDS, self._plan.collect_seconds or LOOK_SECONDS)
+        while True:
+            await asyncio.sleep(look_seconds * (0.5 + self._draw()))
+            await self.work()
+
+    async def work(self) -> None:
+        """Do what is due, unless somebody else is at it. What fails is logged, and tried again the next time."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._held())
+            except Conflict as exc:
+                _log.debug("maintenance is somebody else's", reason=str(exc))
+                return
+            except IcehouseError as exc:
+                _log.error("maintenance failed", error=str(exc))
+                return
+            await self._try("collection", self._collect_if_due)
+            if self._plan.back_up is not None:
+                await self._try("backup", self._plan.back_up)
+
+    @contextlib.asynccontextmanager
+    async def _held(self) -> AsyncGenerator[None]:
+        with contextlib.ExitStack() as stack:
+            await asyncio.to_thread(stack.enter_context, hold(self._database, _LEASE, _WHO, self._clock))
+            try:
+                yield
+            finally:
+                await asyncio.to_thread(stack.close)
+
+    async def _try(self, what: str, work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await work()
+        except Conflict as exc:
+            _log.info("not now", work=what, reason=str(exc))
+        except IcehouseError as exc:
+            _log.error("maintenance failed", work=what, error=str(exc))
+
+    async def _collect_if_due(self) -> None:
+        if not self._plan.collect_seconds or not await self._database.read(self._is_due):
+            return
+        _log.info("collection began")
+        request = RunRequest(cache_name=None, is_dry_run=False, started_by=_WHO)
+        async with contextlib.aclosing(await self._collections.start(request)) as pieces:
+            async for line in _short_lines(pieces):
+                event = msgspec.json.decode(line, type=CollectionEvent)
+                if event.progress is not None:
+                    _log.debug("collecting", progress=event.progress)
+                if event.error is not None:
+                    raise Conflict(event.error)
+        past = (await self._collections.list_past(None))[0]
+        _log.info(
+            "collected",
+            seconds=past.ended_at - past.began_at,
+            hidden_paths=sum(mark.hidden for mark in past.marks),
+            purged_paths=sum(sweep.purged_paths for sweep in past.sweeps),
+            condemned_bytes=sum(sweep.condemned_bytes for sweep in past.sweeps),
+            deleted_bytes=sum(sweep.deleted_bytes + sweep.stray_bytes for sweep in past.sweeps),
+        )
+
+    def _is_due(self, connection: Connection) -> bool:
+        return is_collection_due(
+            find_last_began_at(connection),
+            has_work=has_work(connection),
+            collect_seconds=self._plan.collect_seconds,
+            now=self._clock(),
+        )
+
+
+async def _short_lines(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+    """The lines, but those that are empty or long: a result may name a million paths, and stands in the history too."""
+    begun = bytearray()
+    is_long = False
+    async for piece in pieces:
+        for line in piece.splitlines(keepends=True):
+            is_long = is_long or len(begun) + len(line) > _LINE_BYTES
+            if not is_long:
+                begun += line
+            if line.endswith(b"\n"):
+                if begun.strip() and not is_long:
+                    yield bytes(begun)
+                begun.clear()
+                is_long = False

@@ -1,0 +1,23 @@
+import pytest
+
+from icehouse.rules.maintenance import IDLE_COLLECT_SECONDS, is_collection_due
+
+
+@pytest.mark.parametrize(
+    ("last", "has_work", "now", "is_due"),
+    [
+        (None, True, 5, True),
+        (None, False, 5, True),
+        (1_000, True, 1_099, False),
+        (1_000, True, 1_100, True),
+        (1_000, False, 1_100, False),
+        (1_000, False, 1_000 + IDLE_COLLECT_SECONDS, True),
+    ],
+)
+def test_collection_is_due_after_its_interval_or_a_week_if_there_is_nothing_to_do(
+    last: int | None,
+    has_work: bool,  # noqa: FBT001  as below
+    now: int,
+    is_due: bool,  # noqa: FBT001  a row of the table
+) -> None:
+    assert is_collection_due(last, has_work=has_work, collect_seconds=100, now=now) == is_due
