@@ -62,6 +62,7 @@ from icehouse.services.recent_chunks import RecentChunks
 from icehouse.services.signing import Sealer, Signer
 from icehouse.services.start import DataFolder, open_databases, start
 from icehouse.services.tokens import Tokens
+from icehouse.services.trash import Trash
 from icehouse.services.workers import Workers
 from icehouse.storage.local import LocalBlobStore
 
@@ -187,10 +188,12 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             contents=contents,
             pins=Pins(database, contents, clock=clock),
             collections=collections,
+            trash=Trash(database, clock, note_use=access_times.note),
             logs=Logs(database, blobs, workers, clock),
             realisations=Realisations(database, clock),
             counters=counters,
             parameters=make_parameters(settings),
+            clock=clock,
             trusted_proxies=settings.trusted_proxies,
         )
         hot = HotParts(

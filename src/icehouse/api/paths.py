@@ -25,12 +25,71 @@ class PathView(msgspec.Struct, frozen=True, kw_only=True):
     """Description of the token that published it."""
 
 
+class KeptBy(msgspec.Struct, frozen=True, kw_only=True):
+    """The pin that keeps a path."""
+
+    pin: str
+    revision: int
+    chain: list[str]
+    """Base names: from what is pinned, each referring to the next, to the path itself."""
+
+
 class WhyAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Body of ``GET …/why/{hash part}``."""
 
     hash_part: str
-    state: Literal["visible", "hidden", "external", "never-pushed"]
+    state: Literal["visible", "hidden", "external", "waiting", "never-pushed"]
     explanation: str
-    """One or two sentences for people."""
+    """A few sentences for people."""
     since: int | None = None
+    """When it became so."""
     upstream: str | None = None
+    """Of an external path: where clients get it."""
+    published_by: str | None = None
+    """Description of the token that pushed it."""
+    kept_by: KeptBy | None = None
+    """A pin that keeps it, by the shortest chain; there may be others."""
+    is_every_pin_searched: bool = True
+    """False: the pins keep too many paths to look at all of them; one of the others may keep this one."""
+    hidden_because: str | None = None
+    """The rule, or the person, that hid it."""
+    restorable_until: int | None = None
+    """Of a hidden path: when the next collection may purge it."""
+    waiting_for: list[str] = []
+    """Of a waiting path: the references, as base names, that are not there."""
+
+
+class PathSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A path in a list."""
+
+    store_path: str
+    """Base name."""
+    nar_size: int
+    created_at: int
+    hidden_at: int | None
+    """Null: visible."""
+    hidden_because: str | None
+    restorable_until: int | None
+    """Of a hidden path: when the next collection may purge it."""
+
+
+class PathsPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of ``GET …/paths``: paths by hash part."""
+
+    paths: list[PathSummary]
+    has_more: bool
+    """Whether others follow; `after` set to the last one's hash part gives them."""
+
+
+class RestoreAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of ``POST …/paths/{hash part}/restore``."""
+
+    restored: list[str]
+    """Base names, sorted: the path and what it needed from the trash. Empty: it was visible already."""
+
+
+class DeleteAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of ``DELETE …/paths/{hash part}``."""
+
+    deleted: list[str]
+    """Base names, sorted: the path, and with `with_referrers` all that reached it. Empty: it was in the trash."""

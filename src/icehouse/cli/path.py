@@ -1,4 +1,4 @@
-"""``icehouse path``: what a cache knows of a path."""
+"""``icehouse path``: what a cache knows of paths, and the way of a path to the trash and back."""
 
 import os
 from dataclasses import dataclass
@@ -13,16 +13,22 @@ from icehouse.cli.services import JsonFlag, QuietFlag, Services, carry_out
 from icehouse.errors import NotFound
 
 if TYPE_CHECKING:
+    from icehouse.api.paths import PathSummary
     from icehouse.nix.store_paths import HashPart
 
 app = typer.Typer(
-    help="See what a cache knows of store paths.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+    help="See what a cache knows of store paths; delete and restore them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 
-
-@app.callback()
-def _path() -> None:
-    """See what a cache knows of store paths."""
+PathArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH", help="A store path, its base name or hash part, or a symlink to one such as ./result."
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +42,7 @@ class InfoOptions:
 @app.command(epilog=EXIT_CODES_HELP)
 def info(
     cache: CacheArgument,
-    path: Annotated[
-        str,
-        typer.Argument(
-            metavar="PATH", help="A store path, its base name or hash part, or a symlink to one such as ./result."
-        ),
-    ],
+    path: PathArgument,
     *,
     quiet: QuietFlag = False,
     json: JsonFlag = False,
@@ -76,6 +77,134 @@ async def run_info(options: InfoOptions, services: Services, printer: Printer) -
         f"published    {time_text(view.created_at)}" + (f" by {view.published_by}" if view.published_by else ""),
     ]
     printer.result("\n".join(lines), view)
+
+
+@dataclass(frozen=True, slots=True)
+class WhyOptions:
+    """A path that may be in a cache."""
+
+    cache: str
+    path: str
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def why(cache: CacheArgument, path: PathArgument, *, quiet: QuietFlag = False, json: JsonFlag = False) -> None:
+    """Say why a path is in a cache, or is not: who pushed it, which pin keeps it, what hid it, what it waits for."""
+    carry_out(run_why, WhyOptions(cache, path), Printer(is_json=json, is_quiet=quiet))
+
+
+async def run_why(options: WhyOptions, services: Services, printer: Printer) -> None:
+    """Explain."""
+    address = services.find_cache(options.cache)
+    async with services.server(address.login) as server:
+        answer = await server.why(address.name, find_path(options.path, services))
+    printer.result(f"{answer.state}: {answer.explanation}", answer)
+
+
+@dataclass(frozen=True, slots=True)
+class ListOptions:
+    """The visible paths of a cache, or those in its trash."""
+
+    cache: str
+    is_trash: bool = False
+
+
+@app.command("list", epilog=EXIT_CODES_HELP)
+def list_(
+    cache: CacheArgument,
+    *,
+    trash: Annotated[bool, typer.Option("--trash", help="Those in the trash, with what put them there.")] = False,
+    quiet: QuietFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """List the paths of a cache."""
+    carry_out(run_list, ListOptions(cache, trash), Printer(is_json=json, is_quiet=quiet))
+
+
+async def run_list(options: ListOptions, services: Services, printer: Printer) -> None:
+    """List paths: for people while pages come, for programs as one list."""
+    address = services.find_cache(options.cache)
+    found: list[PathSummary] = []
+    async with services.server(address.login) as server:
+        async for page in server.list_paths(address.name, is_trash=options.is_trash):
+            if printer.is_json:
+                found += page
+            else:
+                printer.result("\n".join(_line(path) for path in page), page)
+    if printer.is_json:
+        printer.result("", found)
+
+
+def _line(path: "PathSummary") -> str:
+    line = f"{path.store_path}  {bytes_text(path.nar_size)}  {time_text(path.created_at)}"
+    if path.hidden_at is not None:
+        line += f"  hidden {time_text(path.hidden_at)}, until {time_text(path.restorable_until)}: {path.hidden_because}"
+    return line
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOptions:
+    """A path in the trash of a cache."""
+
+    cache: str
+    path: str
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def restore(cache: CacheArgument, path: PathArgument, *, quiet: QuietFlag = False, json: JsonFlag = False) -> None:
+    """Take a path out of the trash, with what it needs from there."""
+    carry_out(run_restore, RestoreOptions(cache, path), Printer(is_json=json, is_quiet=quiet))
+
+
+async def run_restore(options: RestoreOptions, services: Services, printer: Printer) -> None:
+    """Restore, and print what came back."""
+    address = services.find_cache(options.cache)
+    async with services.server(address.login) as server:
+        answer = await server.restore_path(address.name, find_path(options.path, services))
+    lines = [f"restored {name}" for name in answer.restored] or [f"{options.path} was not in the trash."]
+    printer.result("\n".join(lines), answer)
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteOptions:
+    """A path to move to the trash; `is_confirmed` once a person said so."""
+
+    cache: str
+    path: str
+    with_referrers: bool
+    is_confirmed: bool
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def delete(
+    cache: CacheArgument,
+    path: PathArgument,
+    *,
+    with_referrers: Annotated[
+        bool, typer.Option("--with-referrers", help="Delete all that reaches it too, instead of refusing.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    quiet: QuietFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Move a path to the trash. Refuses what a pin keeps, and what other paths refer to."""
+    more = " and all that reaches it" if with_referrers else ""
+    is_confirmed = yes or typer.confirm(f"Move {path}{more} to the trash of {cache}?", err=True)
+    options = DeleteOptions(cache, path, with_referrers, is_confirmed)
+    carry_out(run_delete, options, Printer(is_json=json, is_quiet=quiet))
+
+
+async def run_delete(options: DeleteOptions, services: Services, printer: Printer) -> None:
+    """Delete a path, if that was confirmed, and print what went."""
+    if not options.is_confirmed:
+        printer.message("Nothing was deleted.")
+        return
+    address = services.find_cache(options.cache)
+    hash_part = find_path(options.path, services)
+    async with services.server(address.login) as server:
+        answer = await server.delete_path(address.name, hash_part, with_referrers=options.with_referrers)
+    lines = [f"moved to the trash: {name}" for name in answer.deleted] or [f"{options.path} was in the trash already."]
+    printer.result("\n".join(lines), answer)
 
 
 def find_path(text: str, services: Services) -> "HashPart":

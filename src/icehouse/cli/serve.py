@@ -40,10 +40,11 @@ def serve(  # noqa: PLR0913  each is an option of the command
         int | None, typer.Option(help="Level that clients compress at, 1 to 19.", show_default="3")
     ] = None,
     collect_seconds: Annotated[
-        str | None, typer.Option(help="How often to collect, for instance 6h; 0: never by itself.", show_default="6h")
+        str | None, typer.Option(metavar="SEC", help="How often to collect; 0: never by itself.", show_default="6h")
     ] = None,
     keep_backups: Annotated[
-        int | None, typer.Option(help="Daily backups of the database to keep; 0: make none.", show_default="7")
+        int | None,
+        typer.Option(metavar="N", help="Daily backups of the database to keep; 0: make none.", show_default="7"),
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     log_format: Annotated[

@@ -20,7 +20,7 @@ from pyreqwest.response import Response
 
 from icehouse.api.caches import CacheConfigure, CacheCreate, CacheSize, CacheView
 from icehouse.api.collections import CollectionEvent, CollectionRequest, CollectionResult, PastCollection
-from icehouse.api.paths import PathView, WhyAnswer
+from icehouse.api.paths import DeleteAnswer, PathsPage, PathSummary, PathView, RestoreAnswer, WhyAnswer
 from icehouse.api.pins import PinAnswer, PinDetails, PinPut, PinView
 from icehouse.api.publish import (
     ChunksMissingAnswer,
@@ -172,6 +172,27 @@ class Server:
     async def show_path(self, cache: str, hash_part: str) -> PathView:
         """A visible path."""
         return await self._get(f"/caches/{_segment(cache)}/paths/{_segment(hash_part)}", PathView)
+
+    async def list_paths(self, cache: str, *, is_trash: bool) -> AsyncGenerator[list[PathSummary]]:
+        """The visible paths of a cache, or those in its trash, by hash part, a page at a time."""
+        path = f"/caches/{_segment(cache)}/paths?trash={'true' if is_trash else 'false'}"
+        page = await self._get(path, PathsPage)
+        yield page.paths
+        while page.has_more and page.paths:
+            after = page.paths[-1].store_path.partition("-")[0]
+            page = await self._get(f"{path}&after={after}", PathsPage)
+            yield page.paths
+
+    async def restore_path(self, cache: str, hash_part: str) -> RestoreAnswer:
+        """Make a path of the trash visible again."""
+        path = f"/caches/{_segment(cache)}/paths/{_segment(hash_part)}/restore"
+        return self._parse(await self._request("POST", path), RestoreAnswer, path)
+
+    async def delete_path(self, cache: str, hash_part: str, *, with_referrers: bool) -> DeleteAnswer:
+        """Move a path to the trash."""
+        query = "?with_referrers=true" if with_referrers else ""
+        path = f"/caches/{_segment(cache)}/paths/{_segment(hash_part)}{query}"
+        return self._parse(await self._request("DELETE", path), DeleteAnswer, path)
 
     async def why(self, cache: str, hash_part: str) -> WhyAnswer:
         """Why a path is or is not there."""

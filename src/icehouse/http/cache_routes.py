@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from litestar import delete, get, patch, post
+from litestar.params import QueryParameter
 
 from icehouse.api.caches import CacheConfigure, CacheCreate, CacheSize, CacheView
-from icehouse.api.paths import PathView, WhyAnswer
+from icehouse.api.paths import DeleteAnswer, PathsPage, PathView, RestoreAnswer, WhyAnswer
 from icehouse.http.parts import ServerParts
 from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
 from icehouse.nix.store_paths import parse_hash_part
 from icehouse.rules.access import Permission
 from icehouse.services.serve import explain_path, show_path
+
+After = Annotated[str | None, QueryParameter(description="Only paths after this hash part.")]
+IsTrash = Annotated[bool, QueryParameter(description="Those in the trash, instead of those that are visible.")]
+WithReferrers = Annotated[bool, QueryParameter(description="Delete all that reaches it too, instead of refusing.")]
 
 
 @get("/api/v1/caches", tags=["caches"])
@@ -58,6 +65,42 @@ async def delete_cache(cache_name: str, parts: ServerParts, credential: Credenti
     await parts.caches.delete_cache(entry.cache)
 
 
+@get("/api/v1/caches/{cache_name:str}/paths", tags=["caches"])
+async def list_paths(
+    cache_name: str, parts: ServerParts, credential: Credential, after: After = None, *, trash: IsTrash = False
+) -> PathsPage:
+    """The visible paths of a cache, or those in its trash, by hash part, at most 1,000. Needs `delete`.
+
+    With `has_more`, `after` set to the last one's hash part gives the next ones.
+    """
+    entry = await parts.access.enter(cache_name, Permission.DELETE, credential)
+    start = None if after is None else parse_hash_part(after)
+    return await parts.trash.list_paths(entry.cache, is_trash=trash, after=start)
+
+
+@post("/api/v1/caches/{cache_name:str}/paths/{hash_part:str}/restore", status_code=200, tags=["caches"])
+async def restore_path(cache_name: str, hash_part: str, parts: ServerParts, credential: Credential) -> RestoreAnswer:
+    """Make a path of the trash visible again, with all that it needs from there. Needs `delete`."""
+    entry = await parts.access.enter(cache_name, Permission.DELETE, credential)
+    return await parts.trash.restore(entry.cache, parse_hash_part(hash_part))
+
+
+@delete("/api/v1/caches/{cache_name:str}/paths/{hash_part:str}", status_code=200, tags=["caches"])
+async def delete_path(
+    cache_name: str,
+    hash_part: str,
+    parts: ServerParts,
+    credential: Credential,
+    *,
+    with_referrers: WithReferrers = False,
+) -> DeleteAnswer:
+    """Move a path to the trash. Needs `delete`; 409 if a pin keeps it, or visible paths refer to it."""
+    entry = await parts.access.enter(cache_name, Permission.DELETE, credential)
+    who = "" if entry.grant is None else entry.grant.description
+    part = parse_hash_part(hash_part)
+    return await parts.trash.delete(entry.cache, part, with_referrers=with_referrers, by=who)
+
+
 @get("/api/v1/caches/{cache_name:str}/paths/{hash_part:str}", tags=["caches"])
 async def show_one_path(cache_name: str, hash_part: str, parts: ServerParts, credential: Credential) -> PathView:
     """A visible path."""
@@ -67,6 +110,6 @@ async def show_one_path(cache_name: str, hash_part: str, parts: ServerParts, cre
 
 @get("/api/v1/caches/{cache_name:str}/why/{hash_part:str}", tags=["caches"])
 async def explain_one_path(cache_name: str, hash_part: str, parts: ServerParts, credential: Credential) -> WhyAnswer:
-    """Whether the cache has a path, and if not, why: never pushed, hidden, or left to an upstream."""
+    """Whether the cache has a path, and why: who pushed it, which pin keeps it, what hid it, what it waits for."""
     entry = await parts.access.enter(cache_name, Permission.PULL, credential)
-    return await explain_path(parts.database, entry.cache, parse_hash_part(hash_part))
+    return await explain_path(parts.database, entry.cache, parse_hash_part(hash_part), now=parts.clock())

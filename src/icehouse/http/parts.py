@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,6 +25,7 @@ from icehouse.services.pins import Pins
 from icehouse.services.publish import Publisher
 from icehouse.services.realisations import Realisations
 from icehouse.services.tokens import Tokens
+from icehouse.services.trash import Trash
 
 MAX_UPLOADS_AT_ONCE: Final = 8
 """Packs that are received at the same time; each takes some megabytes of memory and a thread's attention."""
@@ -75,10 +76,13 @@ class ServerParts:
     contents: Contents
     pins: Pins
     collections: Collections
+    trash: Trash
     logs: Logs
     realisations: Realisations
     counters: ServerCounters
     parameters: ServerParameters
+    clock: Callable[[], int]
+    """Gives seconds since the epoch."""
     trusted_proxies: tuple[str, ...] = ()
     """Networks of proxies whose word about a client's address is believed."""
     uploads: UploadSlots = field(default_factory=lambda: UploadSlots(MAX_UPLOADS_AT_ONCE))

@@ -124,9 +124,11 @@ class Maintenance:
         )
 
     def _is_due(self, connection: Connection) -> bool:
-        return is_collection_due(
-            find_last_began_at(connection),
-            has_work=has_work(connection),
+        last = find_last_began_at(connection)
+        is_early = last is not None and self._clock() - last < self._plan.collect_seconds
+        return not is_early and is_collection_due(
+            last,
+            has_work=has_work(connection),  # which may read all paths
             collect_seconds=self._plan.collect_seconds,
             now=self._clock(),
         )

@@ -1,21 +1,30 @@
-"""Telling what a cache has, and why it does not have something."""
+"""Telling what a cache has, and why it has something or does not."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import partial
+from typing import Final
 
 from sqlalchemy import Connection
 
-from icehouse.api.paths import PathView, WhyAnswer
+from icehouse.api.paths import KeptBy, PathView, WhyAnswer
+from icehouse.db.cache_settings import load_settings
 from icehouse.db.caches import CacheRow, list_upstreams
 from icehouse.db.engine import Database
-from icehouse.db.paths import ExternalRow, load_externals, load_paths
+from icehouse.db.paths import ExternalRow, find_visible, load_externals, load_paths
+from icehouse.db.pins import find_links, load_pins
 from icehouse.db.tokens import get_token
+from icehouse.db.trash import PathFacts, WaitingFacts, find_facts, find_visible_names, find_waiting_facts
 from icehouse.errors import NotFound
 from icehouse.nix import nix32
 from icehouse.nix.hashes import render_sha256
-from icehouse.nix.store_paths import HashPart
+from icehouse.nix.store_paths import HASH_PART_LENGTH, HashPart
+from icehouse.rules.pins import kept_revisions
+
+_MAX_SEARCHED: Final = 4_000  # paths that pins keep, each of which takes 14 to 20 µs in a cache of a million
+_SEARCHED_AT_ONCE: Final = 1_000
+_NAMED: Final = 5  # of what a path waits for, in a sentence
 
 
 async def show_path(database: Database, cache: CacheRow, hash_part: HashPart) -> PathView:
@@ -27,9 +36,9 @@ async def show_path(database: Database, cache: CacheRow, hash_part: HashPart) ->
     return await database.read(partial(_show_path, cache=cache, hash_part=hash_part))
 
 
-async def explain_path(database: Database, cache: CacheRow, hash_part: HashPart) -> WhyAnswer:
-    """Whether the cache has a path with that hash part, and if not, why."""
-    return await database.read(partial(_explain_path, cache=cache, hash_part=hash_part))
+async def explain_path(database: Database, cache: CacheRow, hash_part: HashPart, *, now: int) -> WhyAnswer:
+    """Whether the cache has a path with that hash part, and why: who pushed it, what keeps it, what hid it."""
+    return await database.read(partial(_explain_path, cache=cache, hash_part=hash_part, now=now))
 
 
 def _show_path(connection: Connection, *, cache: CacheRow, hash_part: HashPart) -> PathView:
@@ -56,35 +65,82 @@ def _show_path(connection: Connection, *, cache: CacheRow, hash_part: HashPart) 
     )
 
 
-def _explain_path(connection: Connection, *, cache: CacheRow, hash_part: HashPart) -> WhyAnswer:
-    row = load_paths(connection, cache.id, [hash_part]).get(hash_part)
-    if row is not None and row.hidden_at is None:
-        return WhyAnswer(
-            hash_part=hash_part,
-            state="visible",
-            explanation=(
-                f"{row.store_path} is here since {_render_time(row.created_at)}. A client that does not find it may "
-                "remember an earlier answer: Nix does so for an hour, unless --refresh is given."
-            ),
-            since=row.created_at,
-        )
+def _explain_path(connection: Connection, *, cache: CacheRow, hash_part: HashPart, now: int) -> WhyAnswer:
+    facts = find_facts(connection, cache.id, hash_part)
+    if facts is not None and facts.hidden_at is None:
+        return _explain_visible(connection, cache, facts, now)
     external = load_externals(connection, cache.id, [hash_part]).get(hash_part)
     if external is not None:
         return _explain_external(connection, cache, external)
-    if row is not None and row.hidden_at is not None:
-        return WhyAnswer(
-            hash_part=hash_part,
-            state="hidden",
-            explanation=(
-                f"{row.store_path} was moved to the trash on {_render_time(row.hidden_at)}. Until it is purged, it can "
-                "be restored, and a push of it or of a path that refers to it restores it too."
-            ),
-            since=row.hidden_at,
-        )
+    waiting = find_waiting_facts(connection, cache.id, hash_part)
+    if waiting is not None:
+        return _explain_waiting(connection, cache, waiting)
+    if facts is not None and facts.hidden_at is not None:
+        return _explain_hidden(connection, cache, facts, facts.hidden_at)
     return WhyAnswer(
         hash_part=hash_part,
         state="never-pushed",
         explanation=f"Nothing with the hash part {hash_part} was pushed to {cache.name}, or it was purged since.",
+    )
+
+
+def _explain_visible(connection: Connection, cache: CacheRow, facts: PathFacts, now: int) -> WhyAnswer:
+    keeper, is_complete = _find_keeper(connection, cache, facts, now)
+    if keeper is not None:
+        kept = f"The pin {keeper.pin}, revision {keeper.revision}, keeps it"
+        kept += f": {' -> '.join(keeper.chain)}." if len(keeper.chain) > 1 else "."
+    elif is_complete:
+        kept = "No pin keeps it."
+    else:
+        kept = f"Whether a pin keeps it is not known: they keep more than {_MAX_SEARCHED} paths."
+    return WhyAnswer(
+        hash_part=facts.store_path.hash_part,
+        state="visible",
+        explanation=(
+            f"{facts.store_path} is here since {_render_time(facts.created_at)}{_by(facts.published_by)}. {kept} A "
+            "client that does not find it may remember an earlier answer: Nix does so for an hour, unless --refresh is "
+            "given."
+        ),
+        since=facts.created_at,
+        published_by=facts.published_by,
+        kept_by=keeper,
+        is_every_pin_searched=is_complete,
+    )
+
+
+def _explain_hidden(connection: Connection, cache: CacheRow, facts: PathFacts, hidden_at: int) -> WhyAnswer:
+    until = hidden_at + load_settings(connection, cache.id)[0].trash_seconds
+    return WhyAnswer(
+        hash_part=facts.store_path.hash_part,
+        state="hidden",
+        explanation=(
+            f"{facts.store_path}, pushed on {_render_time(facts.created_at)}{_by(facts.published_by)}, was moved to "
+            f"the trash on {_render_time(hidden_at)}: {facts.hidden_because or 'no reason was noted'}. Until "
+            f"{_render_time(until)} it can be restored, and a push of it or of a path that refers to it restores it."
+        ),
+        since=hidden_at,
+        published_by=facts.published_by,
+        hidden_because=facts.hidden_because,
+        restorable_until=until,
+    )
+
+
+def _explain_waiting(connection: Connection, cache: CacheRow, waiting: WaitingFacts) -> WhyAnswer:
+    hash_parts = {HashPart(name[:HASH_PART_LENGTH]) for name in waiting.references}
+    present = find_visible(connection, cache.id, hash_parts).keys()
+    present |= load_externals(connection, cache.id, hash_parts - present).keys()
+    absent = [name for name in waiting.references if name[:HASH_PART_LENGTH] not in present]
+    some = ", ".join(absent[:_NAMED]) + (f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else "")
+    return WhyAnswer(
+        hash_part=waiting.store_path.hash_part,
+        state="waiting",
+        explanation=(
+            f"{waiting.store_path} was pushed on {_render_time(waiting.created_at)}{_by(waiting.published_by)}, and "
+            f"waits for {some or 'its references'}. It appears once these are here, and is forgotten after 24 hours."
+        ),
+        since=waiting.created_at,
+        published_by=waiting.published_by,
+        waiting_for=absent,
     )
 
 
@@ -99,6 +155,55 @@ def _explain_external(connection: Connection, cache: CacheRow, external: Externa
         ),
         upstream=url,
     )
+
+
+def _find_keeper(connection: Connection, cache: CacheRow, facts: PathFacts, now: int) -> tuple[KeptBy | None, bool]:
+    """A pin that keeps the path, by one of the shortest chains; and, if none was found, whether all were looked at.
+
+    There is no index of referrers. So the way is down from all that is pinned, breadth first.
+    """
+    roots = {
+        revision.path_id: (pin.name, revision.number)
+        for pin in load_pins(connection, cache.id)
+        for revision in kept_revisions(pin, now)
+    }
+    if facts.id in roots:
+        pin, number = roots[facts.id]
+        return KeptBy(pin=pin, revision=number, chain=[facts.store_path.base_name]), True
+    names = find_visible_names(connection, cache.id, roots)
+    origins = {store_path.base_name: roots[path_id] for path_id, store_path in names.items()}
+    came_from: dict[str, str | None] = dict.fromkeys(origins)
+    target = facts.store_path.base_name
+    level = list(came_from)
+    searched = 0
+    while level:
+        following: list[str] = []
+        for start in range(0, len(level), _SEARCHED_AT_ONCE):
+            some = level[start : start + _SEARCHED_AT_ONCE]
+            searched += len(some)
+            if searched > _MAX_SEARCHED:
+                return None, False
+            hash_parts = [HashPart(name[:HASH_PART_LENGTH]) for name in some]
+            for links in find_links(connection, cache.id, hash_parts).values():
+                new = [reference for reference in links.references if reference not in came_from]
+                came_from.update(dict.fromkeys(new, links.base_name))
+                following += new
+            if target in came_from:
+                return _make_chain(came_from, origins, target), True
+        level = following
+    return None, True
+
+
+def _make_chain(came_from: dict[str, str | None], origins: dict[str, tuple[str, int]], target: str) -> KeptBy:
+    chain = [target]
+    while (previous := came_from[chain[-1]]) is not None:
+        chain.append(previous)
+    pin, number = origins[chain[-1]]
+    return KeptBy(pin=pin, revision=number, chain=chain[::-1])
+
+
+def _by(description: str | None) -> str:
+    return "" if description is None else f" by {description}"
 
 
 def _render_time(seconds: int) -> str:

@@ -1,0 +1,140 @@
+"""Rows of paths as people look at them and remove them: lists, referrers, and what led to where a path is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, func, select
+
+from icehouse.db.schema import path, token, waiting_path, waiting_reference
+from icehouse.nix.store_paths import HashPart, StorePath
+
+_BATCH: Final = 1000
+ROWS_A_SEARCH: Final = 100_000
+"""Rows that one reading transaction looks through for referrers."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathFacts:
+    """What is told of a path, visible or hidden."""
+
+    id: int
+    store_path: StorePath
+    nar_size: int
+    created_at: int
+    published_by: str | None
+    """Description of the token."""
+    hidden_at: int | None
+    hidden_because: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingFacts:
+    """A path that waits for its references."""
+
+    store_path: StorePath
+    created_at: int
+    published_by: str | None
+    references: tuple[str, ...]
+    """Base names of those that it waits for, some of which may be there."""
+
+
+def find_facts(connection: Connection, cache_id: int, hash_part: HashPart) -> PathFacts | None:
+    """A path of the cache, visible or hidden."""
+    row = connection.execute(_select_facts().where(path.c.cache_id == cache_id, path.c.hash_part == hash_part)).first()
+    return None if row is None else _facts(row)
+
+
+def page_facts(
+    connection: Connection, cache_id: int, *, after: str, is_hidden: bool, limit: int
+) -> Sequence[PathFacts]:
+    """The next visible, or hidden, paths of the cache after that hash part, by hash part."""
+    is_wanted = path.c.hidden_at.is_not(None) if is_hidden else path.c.hidden_at.is_(None)
+    rows = connection.execute(
+        _select_facts()
+        .where(path.c.cache_id == cache_id, path.c.hash_part > after, is_wanted)
+        .order_by(path.c.hash_part)
+        .limit(limit)
+    )
+    return [_facts(row) for row in rows]
+
+
+def find_waiting_facts(connection: Connection, cache_id: int, hash_part: HashPart) -> WaitingFacts | None:
+    """The path that waits under that hash part."""
+    row = connection.execute(
+        select(waiting_path, token.c.description)
+        .outerjoin(token, token.c.id == waiting_path.c.published_by)
+        .where(waiting_path.c.cache_id == cache_id, waiting_path.c.hash_part == hash_part)
+    ).first()
+    if row is None:
+        return None
+    awaited = set(
+        connection.execute(
+            select(waiting_reference.c.hash_part).where(waiting_reference.c.waiting_id == row.id)
+        ).scalars()
+    )
+    references = tuple(name for name in row.references.split() if name[:32] in awaited)
+    return WaitingFacts(StorePath(row.hash_part, row.name), row.created_at, row.description, references)
+
+
+def last_path_id(connection: Connection) -> int:
+    """The highest number of a path."""
+    return connection.execute(select(func.coalesce(func.max(path.c.id), 0))).scalar_one()
+
+
+def search_referrers(connection: Connection, cache_id: int, hash_part: HashPart, *, after: int) -> list[str]:
+    """Base names of the cache's visible paths that refer to that one, of the `ROWS_A_SEARCH` ids after that id.
+
+    There is no index of referrers, so this reads each row.
+    """
+    rows = connection.execute(
+        select(path.c.hash_part, path.c.name).where(
+            path.c.id.between(after + 1, after + ROWS_A_SEARCH),
+            path.c.cache_id + 0 == cache_id,  # the range of ids is what to go by, not the index of this
+            path.c.hidden_at.is_(None),
+            path.c.hash_part != hash_part,
+            func.instr(path.c.references, hash_part) > 0,
+        )
+    )
+    return [f"{row.hash_part}-{row.name}" for row in rows]
+
+
+def find_visible_names(connection: Connection, cache_id: int, path_ids: Collection[int]) -> dict[int, StorePath]:
+    """Those of the paths, by id, that are visible in the cache."""
+    ids = list(path_ids)
+    found: dict[int, StorePath] = {}
+    for start in range(0, len(ids), _BATCH):
+        rows = connection.execute(
+            select(path.c.id, path.c.hash_part, path.c.name).where(
+                path.c.id.in_(ids[start : start + _BATCH]), path.c.cache_id == cache_id, path.c.hidden_at.is_(None)
+            )
+        )
+        found |= {row.id: StorePath(row.hash_part, row.name) for row in rows}
+    return found
+
+
+def _select_facts() -> Any:  # noqa: ANN401  the type of a statement with nine columns says less than they do
+    return select(
+        path.c.id,
+        path.c.hash_part,
+        path.c.name,
+        path.c.nar_size,
+        path.c.created_at,
+        token.c.description,
+        path.c.hidden_at,
+        path.c.hidden_because,
+    ).outerjoin(token, token.c.id == path.c.published_by)
+
+
+def _facts(row: Row[Any]) -> PathFacts:
+    return PathFacts(
+        id=row.id,
+        store_path=StorePath(row.hash_part, row.name),
+        nar_size=row.nar_size,
+        created_at=row.created_at,
+        published_by=row.description,
+        hidden_at=row.hidden_at,
+        hidden_because=row.hidden_because,
+    )

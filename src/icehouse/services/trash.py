@@ -1,0 +1,205 @@
+"""The trash of a cache: what is in it, putting a path there by hand, and taking one out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from sqlalchemy import Connection
+
+from icehouse.api.paths import DeleteAnswer, PathsPage, PathSummary, RestoreAnswer
+from icehouse.db.cache_settings import load_settings
+from icehouse.db.caches import CacheRow, get_cache, next_generation
+from icehouse.db.collection import hide, newer_paths, read_generation
+from icehouse.db.engine import Database
+from icehouse.db.paths import find_restorable, find_visible, restore_paths
+from icehouse.db.pins import load_pins
+from icehouse.db.trash import (
+    ROWS_A_SEARCH,
+    PathFacts,
+    find_facts,
+    find_visible_names,
+    last_path_id,
+    page_facts,
+    search_referrers,
+)
+from icehouse.db.verification import page_of_links
+from icehouse.errors import Conflict, NotFound
+from icehouse.nix.store_paths import HashPart
+from icehouse.rules.pins import kept_revisions
+from icehouse.rules.verification import plan_hiding
+
+PATHS_A_PAGE: Final = 1_000
+
+_NAMED: Final = 5  # of what stands in the way, in a message
+
+
+@dataclass(frozen=True, slots=True)
+class _Doomed:
+    """A path to delete, and what reaches it, as a search found it."""
+
+    path: PathFacts
+    generation: int
+    """Of the cache before the search."""
+    referrers: Mapping[str, str]
+    """By hash part. Of those that only reach it through others, all are here only if they are to go too."""
+
+
+class Trash:
+    """Moves paths to the trash and back. Rights on the cache are checked by who calls (`Access.enter`)."""
+
+    def __init__(self, database: Database, clock: Callable[[], int], *, note_use: Callable[[int, int], None]) -> None:
+        """*clock* gives seconds since the epoch; *note_use* notes that a path, by id, was used then."""
+        self._database = database
+        self._clock = clock
+        self._note_use = note_use
+
+    async def list_paths(self, cache: CacheRow, *, is_trash: bool, after: HashPart | None = None) -> PathsPage:
+        """The visible paths of a cache, or those in its trash, by hash part; a page of them."""
+
+        def work(connection: Connection) -> PathsPage:
+            settings, _ = load_settings(connection, cache.id)
+            page = partial(page_facts, connection, cache.id, after=after or "", is_hidden=is_trash)
+            rows = page(limit=PATHS_A_PAGE + 1)
+            summaries = [_summary(row, settings.trash_seconds) for row in rows[:PATHS_A_PAGE]]
+            return PathsPage(paths=summaries, has_more=len(rows) > PATHS_A_PAGE)
+
+        return await self._database.read(work)
+
+    async def restore(self, cache: CacheRow, hash_part: HashPart) -> RestoreAnswer:
+        """Make a path of the trash visible again, with what it needs from there. It counts as a use of all of them.
+
+        Repeating it changes nothing.
+
+        Raises:
+            NotFound: the cache has no such path, visible or in its trash.
+            Conflict: it is damaged, or it reaches something that is, or that was purged.
+        """
+
+        def work(connection: Connection) -> dict[int, str]:
+            get_cache(connection, cache.name)
+            row = _get_facts(connection, cache, hash_part)
+            if row.hidden_at is None:
+                return {}
+            found = find_restorable(connection, cache.id, {hash_part})
+            if hash_part not in found:
+                raise Conflict(
+                    f"{row.store_path} cannot be restored: it, or something that it reaches, is damaged or was purged "
+                    f"({row.hidden_because}). Push it again"
+                )
+            restored = {each.id: each.store_path.base_name for each in found.values()}
+            restore_paths(connection, list(restored), generation=next_generation(connection, cache.id))
+            return restored
+
+        restored = await self._database.write(work)
+        now = self._clock()
+        for path_id in restored:
+            self._note_use(path_id, now)
+        return RestoreAnswer(restored=sorted(restored.values()))
+
+    async def delete(self, cache: CacheRow, hash_part: HashPart, *, with_referrers: bool, by: str) -> DeleteAnswer:
+        """Move a visible path to the trash. *by* tells who does it. Repeating it changes nothing.
+
+        Finding what refers to it reads the references of all paths of the cache, a page at a time. The transaction
+        looks at what was published since, and at the pins.
+
+        Raises:
+            NotFound: the cache has no such path.
+            Conflict: a pin keeps it, or something that goes with it; or visible paths refer to it, and *with_referrers*
+                is false.
+        """
+        path = await self._database.read(partial(_get_facts, cache=cache, hash_part=hash_part))
+        if path.hidden_at is not None:
+            return DeleteAnswer(deleted=[])
+        generation = await self._database.read(partial(read_generation, cache_id=cache.id))
+        direct = await self._find_direct(cache, hash_part)
+        if direct and not with_referrers:
+            raise _still_needed(path, direct)
+        referrers = await self._find_all(cache, path) if direct else {}
+        doomed = _Doomed(path, generation, referrers)
+        now = self._clock()
+        return await self._database.write(
+            partial(_delete, cache=cache, doomed=doomed, with_referrers=with_referrers, by=by, now=now)
+        )
+
+    async def _find_direct(self, cache: CacheRow, hash_part: HashPart) -> list[str]:
+        found: list[str] = []
+        for after in range(0, await self._database.read(last_path_id), ROWS_A_SEARCH):
+            search = partial(search_referrers, cache_id=cache.id, hash_part=hash_part, after=after)
+            found += await self._database.read(search)
+        return found
+
+    async def _find_all(self, cache: CacheRow, path: PathFacts) -> dict[str, str]:
+        roots: dict[str, str] = {path.store_path.hash_part: path.store_path.base_name}
+        found: dict[str, str] = {}
+        count = -1
+        while len(found) > count:  # References are mostly older than their referrers, so two rounds are the rule.
+            count = len(found)
+            after = 0
+            while page := await self._database.read(partial(page_of_links, cache_id=cache.id, after=after)):
+                after = page[-1][0]
+                found = plan_hiding(roots, (link[1:] for link in page), found)
+        return found
+
+
+def _delete(
+    connection: Connection, *, cache: CacheRow, doomed: _Doomed, with_referrers: bool, by: str, now: int
+) -> DeleteAnswer:
+    get_cache(connection, cache.name)
+    path = doomed.path
+    roots: dict[str, str] = {path.store_path.hash_part: path.store_path.base_name}
+    newer = newer_paths(connection, cache.id, doomed.generation)
+    found = dict(doomed.referrers)
+    count = -1
+    while len(found) > count:
+        count = len(found)
+        found = plan_hiding(roots, newer, found)
+    if found and not with_referrers:
+        raise _still_needed(path, list(found))
+    hash_parts = [path.store_path.hash_part, *(HashPart(each) for each in found)]
+    ids = set(find_visible(connection, cache.id, hash_parts).values())
+    keepers = [
+        f"{pin.name} (revision {revision.number})"
+        for pin in load_pins(connection, cache.id)
+        for revision in kept_revisions(pin, now)
+        if revision.path_id in ids
+    ]
+    if keepers:
+        raise Conflict(f"{path.store_path} is kept by {_some(keepers, 'pin')}; unpin first")
+    names = find_visible_names(connection, cache.id, ids)
+    because = f"deleted by {by}"
+    with_it = f"{because}, with {path.store_path} which it reaches"
+    hide(connection, ((each, because if each == path.id else with_it) for each in names), now=now)
+    return DeleteAnswer(deleted=sorted(name.base_name for name in names.values()))
+
+
+def _still_needed(path: PathFacts, referrers: list[str]) -> Conflict:
+    return Conflict(
+        f"{path.store_path} is referred to by {_some(referrers, 'visible path')}; without it they would not be whole. "
+        "Delete it with its referrers (--with-referrers), or those first"
+    )
+
+
+def _some(names: list[str], noun: str) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'}: {', '.join(sorted(names)[:_NAMED])}{more}"
+
+
+def _get_facts(connection: Connection, cache: CacheRow, hash_part: HashPart) -> PathFacts:
+    row = find_facts(connection, cache.id, hash_part)
+    if row is None:
+        raise NotFound(f"cache {cache.name!r} has no path {hash_part}, visible or in its trash")
+    return row
+
+
+def _summary(row: PathFacts, trash_seconds: int) -> PathSummary:
+    return PathSummary(
+        store_path=row.store_path.base_name,
+        nar_size=row.nar_size,
+        created_at=row.created_at,
+        hidden_at=row.hidden_at,
+        hidden_because=row.hidden_because,
+        restorable_until=None if row.hidden_at is None else row.hidden_at + trash_seconds,
+    )

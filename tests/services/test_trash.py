@@ -1,0 +1,203 @@
+"""Deleting by hand, restoring, and telling why a path is where it is."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, update
+
+from icehouse.api.paths import WhyAnswer
+from icehouse.db.cache_settings import set_settings
+from icehouse.db.caches import CacheRow
+from icehouse.db.pins import insert_pin, insert_revision
+from icehouse.db.schema import path
+from icehouse.db.trash import find_facts
+from icehouse.errors import Conflict, NotFound
+from icehouse.nix.store_paths import HashPart, parse_hash_part
+from icehouse.rules.pins import KEEP_ALL, Revision
+from icehouse.rules.quotas import CacheSettings
+from icehouse.rules.verification import UNREADABLE
+from icehouse.services import serve
+from icehouse.services.serve import explain_path
+from icehouse.services.trash import Trash
+from tests.services.publishing import NOW, Store, nar_of, path_body
+
+LIB, APP, TOOL, OTHER = (
+    f"{letter * 32}-{name}" for letter, name in zip("abcd", ("lib", "app", "tool", "o"), strict=True)
+)
+DAY = 86_400
+
+
+def part(base_name: str) -> HashPart:
+    return parse_hash_part(base_name[:32])
+
+
+class World:
+    """A cache with a tool that refers to an app, which refers to a library; and another path."""
+
+    def __init__(self, store: Store, cache: CacheRow) -> None:
+        self.store = store
+        self.cache = cache
+        self.trash = Trash(
+            store.database, lambda: store.now, note_use=lambda path_id, now: store.uses.append((path_id, now))
+        )
+
+    async def names(self, *, is_trash: bool = False) -> list[str]:
+        page = await self.trash.list_paths(self.cache, is_trash=is_trash)
+        return [each.store_path for each in page.paths]
+
+    async def delete(self, base_name: str, *, with_referrers: bool = False) -> list[str]:
+        answer = await self.trash.delete(self.cache, part(base_name), with_referrers=with_referrers, by="ann")
+        return answer.deleted
+
+    async def restore(self, base_name: str) -> list[str]:
+        return (await self.trash.restore(self.cache, part(base_name))).restored
+
+    async def why(self, base_name: str) -> WhyAnswer:
+        return await explain_path(self.store.database, self.cache, part(base_name), now=self.store.now)
+
+    async def id_of(self, base_name: str) -> int:
+        found = await self.store.database.read(
+            lambda connection: find_facts(connection, self.cache.id, part(base_name))
+        )
+        assert found is not None
+        return found.id
+
+    async def pin(self, name: str, base_name: str) -> None:
+        path_id = await self.id_of(base_name)
+
+        def work(connection: Connection) -> None:
+            pin_id = insert_pin(connection, self.cache.id, name, KEEP_ALL, now=NOW)
+            insert_revision(connection, pin_id, Revision(1, path_id, NOW), [], created_by=None)
+
+        await self.store.database.write(work)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    store = Store.open(tmp_path)
+    world = World(store, await store.create_cache("main"))
+    await store.push(world.cache, (LIB, nar_of(b"lib"), []))
+    await store.push(world.cache, (APP, nar_of(b"app"), [LIB]))
+    await store.push(world.cache, (TOOL, nar_of(b"tool"), [APP, TOOL]))
+    await store.push(world.cache, (OTHER, nar_of(b"other"), []))
+    yield world
+    await store.close()
+
+
+async def test_deleted_path_is_in_the_trash_and_comes_back(world: World) -> None:
+    assert await world.delete(TOOL) == [TOOL]
+    assert await world.delete(TOOL) == []
+    assert (await world.names(), await world.names(is_trash=True)) == ([LIB, APP, OTHER], [TOOL])
+    (listed,) = (await world.trash.list_paths(world.cache, is_trash=True)).paths
+    assert (listed.hidden_at, listed.hidden_because, listed.restorable_until) == (NOW, "deleted by ann", NOW + 7 * DAY)
+    world.store.now += 5
+    assert await world.restore(TOOL) == [TOOL]
+    assert await world.restore(TOOL) == []
+    assert await world.names(is_trash=True) == []
+    assert world.store.uses[-1] == (await world.id_of(TOOL), NOW + 5), "else the next collection takes it again"
+
+
+async def test_path_that_others_refer_to_goes_only_with_them(world: World) -> None:
+    with pytest.raises(Conflict, match=f"referred to by 1 visible path: {APP}"):
+        await world.delete(LIB)
+    assert await world.delete(LIB, with_referrers=True) == [LIB, APP, TOOL]
+    assert await world.names() == [OTHER]
+    assert await world.restore(APP) == [LIB, APP], "with its closure, and not with what refers to it"
+
+
+async def test_pinned_path_is_not_deleted_nor_what_it_reaches(world: World) -> None:
+    await world.pin("release", TOOL)
+    for each in (TOOL, LIB):
+        with pytest.raises(Conflict, match=r"kept by 1 pin: release \(revision 1\); unpin first"):
+            await world.delete(each, with_referrers=True)
+    assert await world.names() == [LIB, APP, TOOL, OTHER]
+
+
+class Overtaken(Trash):
+    """Somebody pushes something that refers to a path just after it was searched for."""
+
+    world: World
+
+    async def _find_direct(self, cache: CacheRow, hash_part: HashPart) -> list[str]:
+        found = await super()._find_direct(cache, hash_part)
+        await self.world.store.push(cache, ("g" * 32 + "-new", nar_of(b"new"), [OTHER]))
+        return found
+
+
+async def test_referrer_that_is_pushed_during_the_search_is_seen(world: World) -> None:
+    trash = Overtaken(
+        world.store.database, lambda: NOW, note_use=lambda path_id, now: world.store.uses.append((path_id, now))
+    )
+    trash.world = world
+    with pytest.raises(Conflict, match="referred to by 1 visible path"):
+        await trash.delete(world.cache, part(OTHER), with_referrers=False, by="ann")
+    assert OTHER in await world.names()
+
+
+async def test_path_that_is_not_there_is_neither_deleted_nor_restored(world: World) -> None:
+    for act in (world.delete, world.restore):
+        with pytest.raises(NotFound, match="visible or in its trash"):
+            await act("9" * 32 + "-absent")
+
+
+async def test_path_that_is_damaged_or_lacks_something_is_not_restored(world: World) -> None:
+    await world.delete(LIB, with_referrers=True)
+    same = path.c.hash_part == LIB[:32]
+    await world.store.database.write(
+        lambda connection: connection.execute(update(path).where(same).values(hidden_because=UNREADABLE)) and None
+    )
+    with pytest.raises(Conflict, match="is damaged or was purged"):
+        await world.restore(TOOL)
+
+
+async def test_list_goes_on_after_a_page(world: World) -> None:
+    page = await world.trash.list_paths(world.cache, is_trash=False, after=part(APP))
+    assert [each.store_path for each in page.paths] == [TOOL, OTHER]
+    assert not page.has_more
+
+
+async def test_why_tells_the_pin_and_the_chain_that_keep_a_path(world: World) -> None:
+    assert (await world.why(LIB)).kept_by is None
+    assert "No pin keeps it." in (await world.why(LIB)).explanation
+    await world.pin("release", TOOL)
+    keeper = (await world.why(LIB)).kept_by
+    assert keeper is not None
+    assert (keeper.pin, keeper.revision, keeper.chain) == ("release", 1, [TOOL, APP, LIB])
+    assert f"keeps it: {TOOL} -> {APP} -> {LIB}." in (await world.why(LIB)).explanation
+    direct = (await world.why(TOOL)).kept_by
+    assert direct is not None
+    assert direct.chain == [TOOL]
+    other = await world.why(OTHER)
+    assert (other.kept_by, other.is_every_pin_searched, other.since) == (None, True, NOW)
+
+
+async def test_why_says_when_pins_keep_too_many_paths_to_look_at(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.pin("release", TOOL)
+    monkeypatch.setattr(serve, "_MAX_SEARCHED", 1)
+    assert (await world.why(APP)).kept_by is not None, "the first level is enough"
+    answer = await world.why(LIB)
+    assert (answer.kept_by, answer.is_every_pin_searched) == (None, False)
+    assert "is not known" in answer.explanation
+
+
+async def test_why_tells_what_hid_a_path_and_until_when_it_can_come_back(world: World) -> None:
+    settings = CacheSettings(trash_seconds=DAY)
+    await world.store.database.write(lambda connection: set_settings(connection, world.cache.id, settings))
+    await world.delete(APP, with_referrers=True)
+    answer = await world.why(TOOL)
+    assert (answer.state, answer.since, answer.restorable_until) == ("hidden", NOW, NOW + DAY)
+    assert answer.hidden_because == f"deleted by ann, with {APP} which it reaches"
+
+
+async def test_why_tells_what_a_path_waits_for(world: World) -> None:
+    late, missing = "g" * 32 + "-late", "f" * 32 + "-missing"
+    body = await world.store.nar_body(world.cache, nar_of(b"late"))
+    await world.store.register(world.cache, body)
+    waiting = path_body(late, nar_of(b"late"), [LIB, missing])
+    await world.store.publisher.publish_or_wait(world.cache, waiting, token_id=None)
+    answer = await world.why(late)
+    assert (answer.state, answer.waiting_for) == ("waiting", [missing])
+    await world.store.push(world.cache, (missing, nar_of(b"missing"), []))
+    assert (await world.why(late)).state == "visible"
+    assert (await world.why("9" * 32 + "-never")).state == "never-pushed"
