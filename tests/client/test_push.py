@@ -39,6 +39,13 @@ def view(*keys: str) -> CacheView:
         public_keys=[],
         upstreams=[UpstreamBody(url="https://up", public_keys=list(keys))],
         created_at=0,
+        keep_unused_seconds=None,
+        keep_pushed_seconds=None,
+        budget_bytes=None,
+        limit_bytes=None,
+        trash_seconds=604_800,
+        stored_bytes=0,
+        warning=None,
     )
 
 
