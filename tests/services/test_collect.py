@@ -1,7 +1,7 @@
 """Collection through the services: what goes, what stays, and what races with it."""
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -12,16 +12,20 @@ from icehouse.api.collection import CollectionReport, SweepReport
 from icehouse.api.publish import PathsRequest
 from icehouse.db.access_times import ACCESS_REVISION, PathUse, add_uses
 from icehouse.db.caches import CacheRow
+from icehouse.db.chunks import add_pack
 from icehouse.db.engine import Database
 from icehouse.db.migrate import prepare_access_database
 from icehouse.db.pins import find_pin, insert_pin, insert_revision
 from icehouse.db.schema import cache as cache_table
 from icehouse.db.schema import chunk, collection, nar, pack, path, pin_revision
+from icehouse.rules.frames import Frame
 from icehouse.rules.pins import KEEP_ALL, Keep, Revision
 from icehouse.services.collect import Collector
-from icehouse.storage.blobs import BlobKey
+from icehouse.services.pack_writing import PackWriter
+from icehouse.storage.blobs import BlobInfo, BlobKey
 from icehouse.storage.memory import MemoryBlobStore
-from tests.services.publishing import NOW, Store, cut, nar_of, path_body
+from icehouse.storage.nars import pack_key
+from tests.services.publishing import NOW, Store, Upload, cut, nar_of, path_body
 
 DAY = 86_400
 TRASH = 7 * DAY
@@ -34,6 +38,17 @@ def contents(seed: int, size: int = 200_000) -> bytes:
 
 
 LIB_NAR, APP_NAR, TOOL_NAR = contents(1), contents(2), contents(3)
+
+
+class WatchedBlobs(MemoryBlobStore):
+    """Does something just before a blob is removed, as another process may."""
+
+    before_removal: Callable[[BlobKey], None] | None = None
+
+    def delete_unchanged(self, info: BlobInfo) -> bool:
+        if self.before_removal is not None:
+            self.before_removal(info.key)
+        return super().delete_unchanged(info)
 
 
 class World:
@@ -109,7 +124,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     """A cache with a tool that refers to an app, which refers to a library."""
     prepare_access_database(tmp_path / "access.db")
     access = Database.open(tmp_path / "access.db", revision=ACCESS_REVISION)
-    blobs = MemoryBlobStore(clock=lambda: store.now)
+    blobs = WatchedBlobs(clock=lambda: store.now)
     store = Store.open(tmp_path, blobs)
     made = World(store, access, await store.create_cache("main"))
     await store.push(made.cache, (LIB, LIB_NAR, []))
@@ -259,6 +274,28 @@ async def test_nar_that_names_condemned_chunks_lifts_the_condemnation(world: Wor
     world.pass_days(1.1)
     await world.store.publisher.publish_paths(world.cache, PathsRequest([path_body(LIB, LIB_NAR)]), token_id=None)
     assert world.sweep().deleted_packs == 2
+    assert decompress(await world.store.download(world.cache, LIB_NAR)) == LIB_NAR
+
+
+async def test_bytes_that_came_again_before_the_rows_went_stay_for_the_rows_to_come(world: World) -> None:
+    """A push whose pack was durable already, while collection deleted the rows of the very same one, lost its bytes."""
+    await purge(world)
+    world.pass_days(1.1)
+    writer, upload = PackWriter(world.store.blobs), Upload.of(cut(LIB_NAR))
+    writer.write(upload.entries, [Frame(data, (), is_split=False) for data in upload.frames])
+    name = writer.finish(world.cache.domain_id)
+
+    def add_rows(connection: Connection) -> None:
+        add_pack(connection, world.cache.domain_id, name, writer.size_bytes, upload.entries, now=world.store.now)
+
+    def add_rows_before(key: BlobKey) -> None:
+        if key == pack_key(world.cache.domain_id, name):
+            world.store.database.write_now(add_rows)
+
+    assert isinstance(world.store.blobs, WatchedBlobs)
+    world.store.blobs.before_removal = add_rows_before
+    assert world.sweep().deleted_packs == 3
+    await world.store.push(world.cache, (LIB, LIB_NAR, []))
     assert decompress(await world.store.download(world.cache, LIB_NAR)) == LIB_NAR
 
 

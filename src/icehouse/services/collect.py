@@ -316,7 +316,8 @@ class Collector:
     def _delete(self, domain_id: int, pack: PackFacts) -> bool:
         """Rows, then bytes. Not if a NAR took the condemnation back.
 
-        An upload may make the very same pack again as soon as the rows are gone, and its bytes must stay.
+        An upload may make the very same pack again meanwhile, since its chunks count as missing: bytes that are younger
+        than the condemnation belong to one whose rows are still to come, and stay. Without those they are a stray.
         """
         if pack.condemned_at is None:
             return False
@@ -327,7 +328,7 @@ class Collector:
             seen = None
         if not self._database.write_now(partial(delete_pack, pack_id=pack.id, condemned_at=pack.condemned_at)):
             return False
-        if seen is not None:
+        if seen is not None and seen.modified_at < pack.condemned_at:
             self._blobs.delete_unchanged(seen)
         return True
 
