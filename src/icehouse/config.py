@@ -78,6 +78,11 @@ class ServerSettings:
     """The server backs up its database once a day, beside the packs, and keeps so many backups. 0: it makes none, and
     those that are there stay."""
 
+    verify_speed: int = 1024**2
+    """How fast the server reads back what it keeps, for ever, to find damage before a client does. Faster finds it
+    sooner, and takes more of the disk and the processor from requests. 0: only `icehouse verify` does it. Also written
+    with a unit: `4MiB`."""
+
     @property
     def address(self) -> str:
         """`http://<host>:<port>`."""
@@ -175,6 +180,10 @@ def _parse_size(value: object) -> int:
     raise ValueError(f"{value!r}: expected bytes, or a number with KiB, MiB, GiB or TiB")
 
 
+def _parse_speed(value: object) -> int:
+    return 0 if str(value).strip() == "0" else _parse_size(value)
+
+
 def _checked_size(size: int, value: object) -> int:
     if not 1 <= size < 1 << 62:
         raise ValueError(f"{value!r}: expected at least 1 byte, and less than 4 EiB")
@@ -240,4 +249,5 @@ _PARSERS: Final[dict[str, Callable[[object], object]]] = {
     "zstd_level": _parse_number(1, 19),
     "collect_seconds": _parse_seconds,
     "keep_backups": _parse_number(0, _MAX_BACKUPS),
+    "verify_speed": _parse_speed,
 }

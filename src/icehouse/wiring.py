@@ -63,6 +63,7 @@ from icehouse.services.signing import Sealer, Signer
 from icehouse.services.start import DataFolder, open_databases, start
 from icehouse.services.tokens import Tokens
 from icehouse.services.trash import Trash
+from icehouse.services.verify_pass import Verification
 from icehouse.services.workers import Workers
 from icehouse.storage.local import LocalBlobStore
 
@@ -174,6 +175,10 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             draw=random.random,
         )
         await stack.enter_async_context(_in_background(maintenance.run))
+        verification = Verification(database, blobs, clock, bytes_per_second=settings.verify_speed, draw=random.random)
+        stack.callback(verification.close)
+        await stack.enter_async_context(_in_background(verification.run))
+        stack.callback(verification.end)
         parts = ServerParts(
             database=database,
             access=access,

@@ -60,3 +60,25 @@ def test_a_cache_or_a_folder_that_is_not_there_is_not_found(folder: DataFolder) 
     assert icehouse("verify", "other", "--data-dir", str(folder.path)).returncode == 4
     assert icehouse("verify", "--data-dir", str(folder.path / "nothing")).returncode == 4
     assert icehouse("verify", "--fraction", "2", "--data-dir", str(folder.path)).returncode == 2
+
+
+def test_status_tells_of_the_servers_own_verification_and_leaves_with_1_while_damage_hides_something(
+    folder: DataFolder,
+) -> None:
+    def status(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return icehouse("verify", "--status", "--data-dir", str(folder.path), *arguments)
+
+    done = status()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "The server has not begun to verify what it keeps.",
+        "Damage hides 0 paths now.",
+    ]
+    for file in (folder.path / "packs").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    icehouse("verify", "--data-dir", str(folder.path))
+    done = status("--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["hidden"] == {f"main/{LIB}": "damaged: its NAR cannot be read whole"}
+    assert status("--repair").returncode == 2

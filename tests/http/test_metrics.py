@@ -3,6 +3,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from icehouse.db.sizes import CacheSizes, DomainSizes, StoredSizes
+from icehouse.db.verification import PassState
 from icehouse.http.metrics import BUCKET_SECONDS, ServerCounters, render_metrics
 
 NOTHING = StoredSizes((), ())
@@ -40,9 +41,14 @@ def test_statuses_and_bytes_are_added_up_by_route() -> None:
 
 
 def test_sizes_are_told_by_cache_and_domain() -> None:
-    found = samples(ServerCounters(), StoredSizes((CacheSizes("c", 3, 1, 99),), (DomainSizes(2, 4, 55),)))
+    state = PassState("nars", 0, 5, 100, read_bytes=7, findings=2, completed_at=90)
+    found = samples(ServerCounters(), StoredSizes((CacheSizes("c", 3, 1, 99, 1),), (DomainSizes(2, 4, 55),), state))
     assert found["icehouse_cache_paths", "c"] == 3
     assert found["icehouse_cache_hidden_paths", "c"] == 1
     assert found["icehouse_cache_nar_bytes", "c"] == 99
+    assert found["icehouse_cache_damaged_paths", "c"] == 1
+    assert found["icehouse_verification_read_bytes",] == 7
+    assert found["icehouse_verification_findings",] == 2
+    assert found["icehouse_verification_last_completed_seconds",] == 90
     assert found["icehouse_domain_packs", "2"] == 4
     assert found["icehouse_domain_pack_bytes", "2"] == 55

@@ -46,6 +46,10 @@ def serve(  # noqa: PLR0913  each is an option of the command
         int | None,
         typer.Option(metavar="N", help="Daily backups of the database to keep; 0: make none.", show_default="7"),
     ] = None,
+    verify_speed: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="How fast to read everything back, for ever; 0: never.", show_default="1MiB"),
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     log_format: Annotated[
         str | None, typer.Option(help="console, json, or auto: console on a terminal.", show_default="auto")
@@ -67,6 +71,7 @@ def serve(  # noqa: PLR0913  each is an option of the command
         "zstd_level": zstd_level,
         "collect_seconds": collect_seconds,
         "keep_backups": keep_backups,
+        "verify_speed": verify_speed,
         "log_level": log_level,
         "log_format": log_format,
     }

@@ -9,14 +9,16 @@ import typer
 
 from icehouse.cli.data_folder import FolderOption, OpenFolder, clock, open_folder
 from icehouse.cli.exits import FAILED
-from icehouse.cli.printer import Printer, bytes_text
+from icehouse.cli.printer import Printer, bytes_text, time_text
 from icehouse.cli.progress import shown
 from icehouse.cli.services import JsonFlag, QuietFlag, Services, carry_out
 
 if TYPE_CHECKING:
     from icehouse.services.repair import RepairReport
     from icehouse.services.verify import VerifyProgress, VerifyReport
+    from icehouse.services.verify_pass import PassStatus
 
+_PHASES: Final = {"packs": "packs", "nars": "NARs", "paths": "paths"}
 _SHOWN_PATHS: Final = 20  # of what one finding hits
 
 
@@ -32,7 +34,14 @@ class VerifyCommandOptions:
     data_dir: Path | None = None
 
 
-def verify(
+@dataclass(frozen=True, slots=True)
+class StatusOptions:
+    """A server whose own verification is asked about."""
+
+    data_dir: Path | None = None
+
+
+def verify(  # noqa: PLR0913  each is an option of the command
     cache: Annotated[
         str | None, typer.Argument(help="Only what the paths of this cache need. Everything, if left out.")
     ] = None,
@@ -49,6 +58,10 @@ def verify(
     from_: Annotated[
         list[str] | None, typer.Option("--from", help="The URL of a binary cache to repair from. Can be repeated.")
     ] = None,
+    status: Annotated[
+        bool,
+        typer.Option("--status", help="Only tell how far the server's own verification is, and what damage hides."),
+    ] = False,
     data_dir: FolderOption = None,
     quiet: QuietFlag = False,
     json: JsonFlag = False,
@@ -58,10 +71,16 @@ def verify(
     Damaged chunks are quarantined: the next push of a path that needs them brings them again. Paths that cannot be
     read whole are hidden, with all that refers to them, and come back when they are healed.
 
-    Leaves with code 1 if anything is wrong, or, with --repair, if anything is so afterwards.
+    Leaves with code 1 if anything is wrong, or, with --repair, if anything is so afterwards; with --status, if damage
+    hides anything.
     """
     if from_ and not repair:
         raise typer.BadParameter("--from goes with --repair")
+    if status:
+        if cache is not None or fraction != 1.0 or metadata_only or repair:
+            raise typer.BadParameter("--status goes with --data-dir, --json and --quiet only")
+        carry_out(run_status, StatusOptions(data_dir), Printer(is_json=json, is_quiet=quiet))
+        return
     options = VerifyCommandOptions(cache, fraction, metadata_only, repair, tuple(from_ or ()), data_dir)
     carry_out(run, options, Printer(is_json=json, is_quiet=quiet))
 
@@ -94,6 +113,45 @@ async def run(options: VerifyCommandOptions, services: Services, printer: Printe
         printer.result(text, {"verification": report, "repair": repaired, "left": left})
     if left:
         raise typer.Exit(FAILED)
+
+
+async def run_status(options: StatusOptions, services: Services, printer: Printer) -> None:
+    """Tell how far the server's own verification is."""
+    from icehouse.services.verify_pass import load_status
+
+    del services
+    with open_folder(options.data_dir) as opened:
+        status = await opened.database.read(load_status)
+    printer.result(render_status(status), status)
+    if status.hidden_count:
+        raise typer.Exit(FAILED)
+
+
+def render_status(status: "PassStatus") -> str:
+    """Where the verification stands, for people."""
+    state = status.state
+    lines: list[str] = []
+    if state is None:
+        lines.append("The server has not begun to verify what it keeps.")
+    elif not state.is_between:
+        lines.append(
+            f"Since {time_text(state.began_at)}: read {bytes_text(state.read_bytes)}, is through with "
+            f"{status.phase_done} of {status.phase_total} {_PHASES[state.phase]}, {_findings(state.findings)}."
+        )
+    if state is not None and state.completed_at is not None:
+        lines.append(
+            f"Was last through with everything {time_text(state.completed_at)}: {_findings(state.last_findings or 0)}, "
+            f"{bytes_text(state.last_read_bytes or 0)} read since {time_text(state.last_began_at)}."
+        )
+    lines.append(f"Damage hides {status.hidden_count} path{'' if status.hidden_count == 1 else 's'} now.")
+    lines += [f"  {place}: {reason}" for place, reason in status.hidden.items()]
+    if status.hidden_count > len(status.hidden):
+        lines.append(f"  and {status.hidden_count - len(status.hidden)} more")
+    return "\n".join(lines)
+
+
+def _findings(count: int) -> str:
+    return "all is well" if not count else f"{count} finding{'' if count == 1 else 's'}"
 
 
 async def _repair(opened: OpenFolder, options: VerifyCommandOptions) -> "RepairReport":
@@ -138,9 +196,7 @@ def render_report(report: "VerifyReport") -> str:
         f"{report.packs} packs ({bytes_text(report.pack_bytes)} read), {report.nars} NARs "
         f"({bytes_text(report.nar_bytes)}), {report.paths} paths"
     )
-    count = report.finding_count
-    verdict = "all is well" if not count else f"{count} finding{'s' if count > 1 else ''}"
-    return "\n".join([*lines, f"Verified {looked}: {verdict}."])
+    return "\n".join([*lines, f"Verified {looked}: {_findings(report.finding_count)}."])
 
 
 def _fraction(progress: "VerifyProgress") -> float | None:

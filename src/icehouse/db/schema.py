@@ -305,6 +305,9 @@ verify_pass = Table(
     Column("read_bytes", Integer, nullable=False, doc="in this pass"),
     Column("findings", Integer, nullable=False, doc="in this pass"),
     Column("completed_at", Integer, doc="the pass before; null: there was none"),
+    Column("last_began_at", Integer, doc="the pass before, as the next two"),
+    Column("last_read_bytes", Integer),
+    Column("last_findings", Integer),
 )
 """Where the verification that goes on for ever stands."""
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Integer, cast, func, select
 
 from icehouse.db.schema import cache, pack, path
+from icehouse.db.verification import PassState, load_pass
+from icehouse.rules.verification import DAMAGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,8 @@ class CacheSizes:
     hidden_paths: int
     nar_bytes: int
     """Sum of `nar_size` over the visible paths."""
+    damaged_paths: int = 0
+    """Of the hidden ones, those that damage hid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class StoredSizes:
 
     caches: tuple[CacheSizes, ...]
     domains: tuple[DomainSizes, ...]
+    verification: PassState | None = None
+    """Where the verification that goes on for ever stands."""
 
 
 def measure_sizes(connection: Connection) -> StoredSizes:
@@ -46,6 +52,7 @@ def measure_sizes(connection: Connection) -> StoredSizes:
             func.coalesce(func.sum(is_visible), 0),
             func.count(path.c.hidden_at),
             func.coalesce(func.sum(is_visible * path.c.nar_size), 0),
+            func.count().filter(path.c.hidden_because.startswith(DAMAGED, autoescape=True)),
         )
         .select_from(cache.outerjoin(path, path.c.cache_id == cache.c.id))
         .group_by(cache.c.id)
@@ -57,5 +64,7 @@ def measure_sizes(connection: Connection) -> StoredSizes:
         .order_by(pack.c.domain_id)
     )
     return StoredSizes(
-        caches=tuple(CacheSizes(*row) for row in caches), domains=tuple(DomainSizes(*row) for row in domains)
+        caches=tuple(CacheSizes(*row) for row in caches),
+        domains=tuple(DomainSizes(*row) for row in domains),
+        verification=load_pass(connection),
     )

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, insert, select, update
+from sqlalchemy import Column, ColumnElement, Connection, func, insert, select, update
 
 from icehouse.db.caches import next_generation
 from icehouse.db.chunks import ChunkRow, are_all_sound, merge_runs
@@ -92,12 +92,22 @@ class PassState:
     """Where the verification that goes on for ever stands."""
 
     phase: str
+    """`packs`, `nars` or `paths`."""
     scope: int
     after: int
     began_at: int
     read_bytes: int = 0
     findings: int = 0
     completed_at: int | None = None
+    """The end of the pass before; `None`: there was none, as with the next three."""
+    last_began_at: int | None = None
+    last_read_bytes: int | None = None
+    last_findings: int | None = None
+
+    @property
+    def is_between(self) -> bool:
+        """Whether a pass was completed and the next one has not begun."""
+        return self.completed_at is not None and (self.phase, self.scope, self.after) == ("packs", 0, 0)
 
 
 def load_pass(connection: Connection) -> PassState | None:
@@ -111,6 +121,34 @@ def save_pass(connection: Connection, state: PassState) -> None:
     values = {name: getattr(state, name) for name in PassState.__dataclass_fields__}
     if not connection.execute(update(verify_pass).where(verify_pass.c.id == 1).values(**values)).rowcount:
         connection.execute(insert(verify_pass).values(id=1, **values))
+
+
+def measure_phase(connection: Connection, state: PassState) -> tuple[int, int]:
+    """How many packs, NARs or paths of the pass's phase are behind it, and how many there are."""
+    match state.phase:
+        case "packs":
+            ids, is_behind = pack.c.id, pack.c.id <= state.after
+        case "nars":
+            ids, is_behind = nar.c.id, nar.c.id <= state.after
+        case _:
+            ids = path.c.id
+            is_behind = (path.c.cache_id < state.scope) | ((path.c.cache_id == state.scope) & (ids <= state.after))
+    counts = select(func.count().filter(is_behind), func.count(ids))
+    behind, total = connection.execute(counts).one()
+    return behind, total
+
+
+def list_hidden_by_damage(connection: Connection, limit: int) -> tuple[int, list[tuple[str, str]]]:
+    """How many paths damage hides now, and the first of them: `<cache>/<base name>`, and the reason."""
+    is_damaged = path.c.hidden_at.is_not(None) & path.c.hidden_because.startswith(DAMAGED, autoescape=True)
+    count = connection.execute(select(func.count()).select_from(path).where(is_damaged)).scalar_one()
+    rows = connection.execute(
+        select(cache.c.name.label("cache_name"), path.c.hash_part, path.c.name, path.c.hidden_because)
+        .where(is_damaged, cache.c.id == path.c.cache_id)
+        .order_by(path.c.id)
+        .limit(limit)
+    )
+    return count, [(f"{row.cache_name}/{row.hash_part}-{row.name}", row.hidden_because) for row in rows]
 
 
 def find_next_pack(connection: Connection, after: int) -> tuple[int, PackRow] | None:

@@ -65,6 +65,7 @@ class _Snapshot(Collector):
     def collect(self) -> Iterable[Metric]:
         yield from _request_metrics(self._counters)
         yield from _size_metrics(self._sizes)
+        yield from _verification_metrics(self._sizes)
 
 
 def render_metrics(counters: ServerCounters, sizes: StoredSizes) -> bytes:
@@ -123,3 +124,24 @@ def _size_metrics(sizes: StoredSizes) -> Iterable[Metric]:
         packs.add_metric([str(domain.domain_id)], domain.packs)
         pack_bytes.add_metric([str(domain.domain_id)], domain.pack_bytes)
     return (paths, hidden, nar_bytes, packs, pack_bytes)
+
+
+def _verification_metrics(sizes: StoredSizes) -> Iterable[Metric]:
+    damaged = GaugeMetricFamily(
+        "icehouse_cache_damaged_paths", "Paths of a cache that damage hides, until they are healed.", labels=["cache"]
+    )
+    for cache in sizes.caches:
+        damaged.add_metric([cache.cache_name], cache.damaged_paths)
+    read_bytes = GaugeMetricFamily(
+        "icehouse_verification_read_bytes", "Bytes that the verification under way has read back."
+    )
+    findings = GaugeMetricFamily("icehouse_verification_findings", "What the verification under way has found wrong.")
+    completed_at = GaugeMetricFamily(
+        "icehouse_verification_last_completed_seconds",
+        "When everything was verified last, in seconds since the epoch; 0: never yet.",
+    )
+    state = sizes.verification
+    read_bytes.add_metric([], 0 if state is None else state.read_bytes)
+    findings.add_metric([], 0 if state is None else state.findings)
+    completed_at.add_metric([], 0 if state is None else state.completed_at or 0)
+    return (damaged, read_bytes, findings, completed_at)

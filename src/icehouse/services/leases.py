@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from functools import partial
 from typing import Final
 
@@ -77,6 +78,17 @@ def hold(
             database.write_now(partial(release_lease, name=name, holder=holder))
         except StorageError as exc:
             _log.warning("could not give a lease back, which ends by itself", name=name, error=str(exc))
+
+
+@contextlib.asynccontextmanager
+async def hold_in_thread(database: Database, name: str, holder: str, clock: Callable[[], int]) -> AsyncGenerator[Held]:
+    """The same for an event loop, which is not blocked."""
+    with contextlib.ExitStack() as stack:
+        held = await asyncio.to_thread(stack.enter_context, hold(database, name, holder, clock))
+        try:
+            yield held
+        finally:
+            await asyncio.to_thread(stack.close)
 
 
 def _renew(

@@ -19,7 +19,7 @@ from icehouse.errors import Conflict, IcehouseError
 from icehouse.rules.maintenance import is_collection_due
 from icehouse.services.collection_run import RunRequest
 from icehouse.services.collections import Collections
-from icehouse.services.leases import hold
+from icehouse.services.leases import hold_in_thread
 
 LOOK_SECONDS: Final = 600
 """How often the server looks what is due, at least; the first time so long after its start, more or less."""
@@ -73,7 +73,7 @@ class Maintenance:
         """Do what is due, unless somebody else is at it. What fails is logged, and tried again the next time."""
         async with contextlib.AsyncExitStack() as stack:
             try:
-                await stack.enter_async_context(self._held())
+                await stack.enter_async_context(hold_in_thread(self._database, _LEASE, _WHO, self._clock))
             except Conflict as exc:
                 _log.debug("maintenance is somebody else's", reason=str(exc))
                 return
@@ -83,15 +83,6 @@ class Maintenance:
             await self._try("collection", self._collect_if_due)
             if self._plan.back_up is not None:
                 await self._try("backup", self._plan.back_up)
-
-    @contextlib.asynccontextmanager
-    async def _held(self) -> AsyncGenerator[None]:
-        with contextlib.ExitStack() as stack:
-            await asyncio.to_thread(stack.enter_context, hold(self._database, _LEASE, _WHO, self._clock))
-            try:
-                yield
-            finally:
-                await asyncio.to_thread(stack.close)
 
     async def _try(self, what: str, work: Callable[[], Awaitable[object]]) -> None:
         try:

@@ -42,7 +42,7 @@ from icehouse.rules.recipes import Recipe, parse_recipe
 from icehouse.rules.verification import INCOMPLETE, ROWS_WRONG, UNREADABLE, Fault, Finding, check_recipe
 from icehouse.services.damage import Damage, Hidden
 from icehouse.services.recent_chunks import RecentChunks
-from icehouse.services.verify_bytes import NarState, PackState, examine_pack, hash_nar
+from icehouse.services.verify_bytes import NarState, PackState, examine_pack, hash_nar, keep_on
 from icehouse.services.workers import Workers
 from icehouse.storage.blobs import BlobStore
 from icehouse.storage.nars import pack_key
@@ -131,11 +131,20 @@ class Findings:
 class Verifier:
     """Verifies a server's store. Any number of servers may run beside it."""
 
-    def __init__(self, database: Database, blobs: BlobStore, workers: Workers, clock: Callable[[], int]) -> None:
-        """Join the parts. *clock* gives seconds since the epoch."""
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        workers: Workers,
+        clock: Callable[[], int],
+        *,
+        keep_on: Callable[[], None] = keep_on,
+    ) -> None:
+        """Join the parts. *clock* gives seconds since the epoch; *keep_on* may raise in a thread to end a long NAR."""
         self._database = database
         self._blobs = blobs
         self._workers = workers
+        self._keep_on = keep_on
         self._damage = Damage(database, clock)
 
     async def verify(self, options: VerifyOptions, progress: VerifyProgress) -> VerifyReport:
@@ -201,7 +210,8 @@ class Verifier:
             if loaded is None:
                 return None
             row, recipe, chunks = loaded
-            state = await self._workers.run(partial(hash_nar, self._blobs, row, recipe, chunks, recent))
+            hash_it = partial(hash_nar, self._blobs, row, recipe, chunks, recent, keep_on=self._keep_on)
+            state = await self._workers.run(hash_it)
             if state.is_right:
                 if (state.file_hash, state.file_size) != (row.file_hash, row.file_size):
                     await self._database.write(partial(_note_file, expected=loaded, state=state))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -172,6 +172,10 @@ def prove_chunk(row: ChunkRow, data: bytes) -> bytes:
     return prove_frame(frame, row.raw_bytes, places.positions, row.identity)
 
 
+def keep_on() -> None:
+    """Nothing ends it."""
+
+
 def hash_nar(
     blobs: BlobStore,
     nar: NarRow,
@@ -179,10 +183,12 @@ def hash_nar(
     chunks: Mapping[int, ChunkRow],
     recent: RecentChunks,
     sign: DebugInfoSign | None = None,
+    *,
+    keep_on: Callable[[], None] = keep_on,
 ) -> NarState:
     """Put a NAR together once and hash it, and its file. Memory: one chunk, and what *recent* keeps.
 
-    What it is made of is shown to *sign*.
+    What it is made of is shown to *sign*. *keep_on* is called for each chunk, and may raise to end it.
 
     If it does not give its hash, the frames are proved, to tell whether they or the recipe are to blame.
     """
@@ -190,6 +196,7 @@ def hash_nar(
     file_size = patch_start = 0
     damaged: dict[int, ChunkRow] = {}
     for row in rows_of(recipe, chunks):
+        keep_on()
         try:
             data = _read(blobs, pack_key(nar.domain_id, row.pack_name), row.pack_offset, row.stored_bytes)
             places = parse_places(row.places, raw_bytes=row.raw_bytes, stored_bytes=row.stored_bytes)
