@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import pytest
 from tests.cli.test_commands import icehouse
 from tests.http.running import run_server
 from tests.http.test_collection_routes import APP, DAY, LIB, Aged
+
+KEY = f"k-1:{base64.b64encode(bytes(32)).decode()}"
 
 
 class Team:
@@ -69,6 +72,28 @@ def test_results_can_be_had_as_json(team: Team) -> None:
     assert trashed["restorable_until"] == trashed["hidden_at"] + 7 * DAY
     assert json.loads(team.say("why", "json", APP, "--json"))["hidden_because"] == "deleted by test"
     assert json.loads(team.say("restore", "json", APP, "--json")) == {"restored": [APP]}
+
+
+def test_path_that_is_not_there_is_looked_for_in_the_upstreams(team: Team) -> None:
+    team.aged.fill("up", is_public=True)
+    team.aged.fill("down")
+    there = f"http://127.0.0.1:{team.aged.server.port}/up"
+    nowhere = "http://127.0.0.1:1"
+    for url in (nowhere, there):
+        team.aged.execute(
+            "INSERT INTO upstream (cache_id, url, public_keys) SELECT id, ?, ? FROM cache WHERE name = 'down'", url, KEY
+        )
+    team.say("delete", "down", APP, "--yes")
+    told = team.say("why", "down", APP).splitlines()
+    assert told[0].startswith("hidden: ")
+    assert told[1:] == [
+        f"The upstream {nowhere} did not tell whether it has it.",
+        f"The upstream {there} has it: clients get it from there.",
+    ]
+    assert json.loads(team.say("why", "down", APP, "--json"))["upstream"] == there
+    told = team.say("why", "down", "9" * 32).splitlines()
+    assert told[0].startswith("never-pushed: ")
+    assert told[2] == f"The upstream {there} does not have it."
 
 
 def test_pinned_path_is_explained_and_not_deleted(team: Team) -> None:

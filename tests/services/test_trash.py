@@ -1,16 +1,21 @@
 """Deleting by hand, restoring, and telling why a path is where it is."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, insert, update
 
 from icehouse.api.paths import WhyAnswer
+from icehouse.db.access_times import ACCESS_REVISION
 from icehouse.db.cache_settings import set_settings
 from icehouse.db.caches import CacheRow
+from icehouse.db.collection import forget_purged
+from icehouse.db.engine import Database
+from icehouse.db.migrate import prepare_access_database
 from icehouse.db.pins import insert_pin, insert_revision
-from icehouse.db.schema import path
+from icehouse.db.schema import path, upstream
 from icehouse.db.trash import find_facts
 from icehouse.errors import Conflict, NotFound
 from icehouse.nix.store_paths import HashPart, parse_hash_part
@@ -18,9 +23,10 @@ from icehouse.rules.pins import KEEP_ALL, Revision
 from icehouse.rules.quotas import CacheSettings
 from icehouse.rules.verification import UNREADABLE
 from icehouse.services import serve
+from icehouse.services.collect import Collector
 from icehouse.services.serve import explain_path
 from icehouse.services.trash import Trash
-from tests.services.publishing import NOW, Store, nar_of, path_body
+from tests.services.publishing import KEY, NOW, Store, nar_of, path_body
 
 LIB, APP, TOOL, OTHER = (
     f"{letter * 32}-{name}" for letter, name in zip("abcd", ("lib", "app", "tool", "o"), strict=True)
@@ -201,3 +207,75 @@ async def test_why_tells_what_a_path_waits_for(world: World) -> None:
     await world.store.push(world.cache, (missing, nar_of(b"missing"), []))
     assert (await world.why(late)).state == "visible"
     assert (await world.why("9" * 32 + "-never")).state == "never-pushed"
+
+
+def collect(world: World) -> None:
+    access = Database.open(prepared_access(world), revision=ACCESS_REVISION)
+    Collector(
+        world.store.database,
+        access,
+        world.store.blobs,
+        lambda: world.store.now,
+        started_by="a test",
+        show_progress=lambda _: None,
+    ).collect(None, is_dry_run=False)
+    access.close()
+
+
+def prepared_access(world: World) -> Path:
+    file = world.store.database.path.with_name("access.db")
+    prepare_access_database(file)
+    return file
+
+
+async def test_why_tells_what_purged_a_path_and_when(world: World) -> None:
+    await world.delete(APP, with_referrers=True)
+    world.store.now += 8 * DAY
+    collect(world)
+    answer = await world.why(TOOL)
+    assert (answer.state, answer.since, answer.hidden_at) == ("purged", NOW + 8 * DAY, NOW)
+    assert answer.hidden_because == f"deleted by ann, with {APP} which it reaches"
+    await world.store.push(world.cache, (APP, nar_of(b"app"), [LIB]))
+    assert (await world.why(APP)).state == "visible"
+    world.store.now += DAY
+    await world.delete(APP)
+    world.store.now += 8 * DAY
+    collect(world)
+    assert (await world.why(APP)).since == NOW + 17 * DAY, "the last time counts"
+
+
+async def test_purged_path_is_forgotten_after_a_year(world: World) -> None:
+    await world.delete(OTHER)
+    world.store.now += 8 * DAY
+    collect(world)
+    world.store.now += 365 * DAY
+    collect(world)
+    assert (await world.why(OTHER)).state == "purged"
+    world.store.now += DAY
+    collect(world)
+    assert (await world.why(OTHER)).state == "never-pushed"
+
+
+async def test_only_the_last_purged_paths_are_known(world: World) -> None:
+    await world.delete(APP, with_referrers=True)
+    world.store.now += DAY
+    await world.delete(OTHER)
+    world.store.now += 8 * DAY
+    collect(world)
+    forget = partial(forget_purged, now=world.store.now, most=1)
+    assert await world.store.database.write(forget) == 2
+    assert [(await world.why(each)).state for each in (APP, TOOL, OTHER)] == ["never-pushed", "never-pushed", "purged"]
+
+
+async def test_why_names_the_upstreams_of_what_is_not_here(world: World) -> None:
+    url = "https://cache.example.org"
+    await world.store.database.write(
+        lambda connection: (
+            connection.execute(
+                insert(upstream).values(cache_id=world.cache.id, url=url, public_keys=KEY.public_key.render())
+            )
+            and None
+        )
+    )
+    await world.delete(OTHER)
+    assert [(await world.why(each)).upstreams for each in (OTHER, "9" * 32 + "-never", LIB)] == [[url], [url], []]

@@ -38,13 +38,15 @@ class WhyAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Body of ``GET …/why/{hash part}``."""
 
     hash_part: str
-    state: Literal["visible", "hidden", "external", "waiting", "never-pushed"]
+    state: Literal["visible", "hidden", "external", "waiting", "purged", "never-pushed"]
     explanation: str
     """A few sentences for people."""
     since: int | None = None
     """When it became so."""
     upstream: str | None = None
     """Of an external path: where clients get it."""
+    upstreams: list[str] = []
+    """Of a path that is not here: the cache's upstreams, where clients look for it too."""
     published_by: str | None = None
     """Description of the token that pushed it."""
     kept_by: KeptBy | None = None
@@ -52,7 +54,8 @@ class WhyAnswer(msgspec.Struct, frozen=True, kw_only=True):
     is_every_pin_searched: bool = True
     """False: the pins keep too many paths to look at all of them; one of the others may keep this one."""
     hidden_because: str | None = None
-    """The rule, or the person, that hid it."""
+    """The rule, or the person, that hid it; also of a purged path."""
+    hidden_at: int | None = None
     restorable_until: int | None = None
     """Of a hidden path: when the next collection may purge it."""
     waiting_for: list[str] = []

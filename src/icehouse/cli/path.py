@@ -1,8 +1,9 @@
 """``icehouse path``: what a cache knows of paths, and the way of a path to the trash and back."""
 
+import asyncio
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -10,11 +11,15 @@ from icehouse.cli.cache import CacheArgument
 from icehouse.cli.exits import EXIT_CODES_HELP
 from icehouse.cli.printer import Printer, bytes_text, time_text
 from icehouse.cli.services import JsonFlag, QuietFlag, Services, carry_out
-from icehouse.errors import NotFound
+from icehouse.errors import InvalidFormat, NotFound, Unavailable
 
 if TYPE_CHECKING:
-    from icehouse.api.paths import PathSummary
+    from pyreqwest.client import Client
+
+    from icehouse.api.paths import PathSummary, WhyAnswer
     from icehouse.nix.store_paths import HashPart
+
+_UPSTREAM_SECONDS: Final = 5.0
 
 app = typer.Typer(
     help="See what a cache knows of store paths; delete and restore them.",
@@ -89,16 +94,55 @@ class WhyOptions:
 
 @app.command(epilog=EXIT_CODES_HELP)
 def why(cache: CacheArgument, path: PathArgument, *, quiet: QuietFlag = False, json: JsonFlag = False) -> None:
-    """Say why a path is in a cache, or is not: who pushed it, which pin keeps it, what hid it, what it waits for."""
+    """Say why a path is in a cache, or is not.
+
+    Who pushed it; which pin keeps it; what hid or purged it; what it waits for; which upstream has it.
+    """
     carry_out(run_why, WhyOptions(cache, path), Printer(is_json=json, is_quiet=quiet))
 
 
 async def run_why(options: WhyOptions, services: Services, printer: Printer) -> None:
-    """Explain."""
+    """Explain. What is not in the cache may be in its upstreams, which are asked from here."""
+    import msgspec
+
     address = services.find_cache(options.cache)
     async with services.server(address.login) as server:
         answer = await server.why(address.name, find_path(options.path, services))
-    printer.result(f"{answer.state}: {answer.explanation}", answer)
+    asked = await _ask_upstreams(answer)
+    upstream = next((url for url, has_it in asked.items() if has_it), answer.upstream)
+    lines = [f"{answer.state}: {answer.explanation}", *(_describe_upstream(*each) for each in asked.items())]
+    printer.result("\n".join(lines), msgspec.structs.replace(answer, upstream=upstream))
+
+
+async def _ask_upstreams(answer: "WhyAnswer") -> dict[str, bool | None]:
+    """Which of the upstreams have a path that the cache does not have; `None`: it did not tell."""
+    from icehouse.client.binary_cache import BinaryCache, binary_caches
+    from icehouse.nix.store_paths import parse_hash_part
+
+    if not answer.upstreams:
+        return {}
+    hash_part = parse_hash_part(answer.hash_part)
+
+    async def ask(client: "Client", url: str) -> bool | None:
+        try:
+            async with asyncio.timeout(_UPSTREAM_SECONDS):
+                return await BinaryCache(client, url).find(hash_part) is not None
+        except (TimeoutError, InvalidFormat, Unavailable):
+            return None
+
+    async with binary_caches() as client:
+        answers = await asyncio.gather(*(ask(client, url) for url in answer.upstreams))
+    return dict(zip(answer.upstreams, answers, strict=True))
+
+
+def _describe_upstream(url: str, has_it: bool | None) -> str:  # noqa: FBT001  what is described, beside its name
+    match has_it:
+        case True:
+            return f"The upstream {url} has it: clients get it from there."
+        case False:
+            return f"The upstream {url} does not have it."
+        case None:
+            return f"The upstream {url} did not tell whether it has it."
 
 
 @dataclass(frozen=True, slots=True)

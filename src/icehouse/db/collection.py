@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Column, ColumnElement, Connection, bindparam, delete, exists, func, insert, not_, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    not_,
+    select,
+    update,
+)
 
 from icehouse.db.schema import (
     build_log,
@@ -17,6 +30,7 @@ from icehouse.db.schema import (
     pack,
     path,
     pin_revision,
+    purged_path,
     recipe,
     upload,
     waiting_path,
@@ -27,7 +41,12 @@ from icehouse.rules.retention import Retention
 PAGE_ROWS: Final = 10_000
 """Rows that one reading transaction brings."""
 
+PURGED_KEPT_SECONDS: Final = 365 * 86_400
+PURGED_KEPT: Final = 500_000
+"""For how long, and of how many paths, it is known that they were purged: some 200 bytes each."""
+
 _BATCH: Final = 1000
+_NOTED: Final = ("cache_id", "hash_part", "name", "created_at", "published_by", "hidden_at", "hidden_because")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,17 +253,42 @@ def count_purgeable_paths(connection: Connection, domain_id: int, *, now: int) -
 
 
 def purge_paths(connection: Connection, domain_id: int, *, now: int) -> list[int]:
-    """Delete some of those paths, at most a thousand, those hidden first before others; their ids."""
+    """Delete some of those paths, at most a thousand, those hidden first before others, and note it; their ids."""
     found = connection.execute(
-        select(path.c.id)
+        select(path.c.id, *(path.c[name] for name in _NOTED))
         .select_from(path.join(cache))
         .where(_is_purgeable(domain_id, now))
         .order_by(path.c.hidden_at, path.c.id)
         .limit(_BATCH)
-    )
-    ids = list(found.scalars())
+    ).all()
+    ids = [row.id for row in found]
     connection.execute(delete(path).where(path.c.id.in_(ids)))
+    _note_purged(connection, found, now=now)
     return ids
+
+
+def _note_purged(connection: Connection, rows: Sequence[Row[Any]], *, now: int) -> None:
+    if not rows:
+        return
+    same = (purged_path.c.cache_id == bindparam("cache")) & (purged_path.c.hash_part == bindparam("part"))
+    connection.execute(
+        delete(purged_path).where(same), [{"cache": row.cache_id, "part": row.hash_part} for row in rows]
+    )
+    noted = [{name: getattr(row, name) for name in _NOTED} | {"purged_at": now} for row in rows]
+    connection.execute(insert(purged_path), noted)
+
+
+def forget_purged(connection: Connection, *, now: int, most: int = PURGED_KEPT) -> int:
+    """Delete the oldest notes of purged paths that are more than *most*, or older than a year; a thousand at a time.
+
+    Returns:
+        How many were deleted.
+    """
+    last = select(func.coalesce(func.max(purged_path.c.id), 0)).scalar_subquery()
+    oldest = select(purged_path.c.id, purged_path.c.purged_at).order_by(purged_path.c.id).limit(_BATCH).subquery()
+    is_old = (oldest.c.id <= last - most) | (oldest.c.purged_at < now - PURGED_KEPT_SECONDS)
+    statement = delete(purged_path).where(purged_path.c.id.in_(select(oldest.c.id).where(is_old)))
+    return connection.execute(statement).rowcount
 
 
 def page_of_purgeable_nars(connection: Connection, domain_id: int, after: int, *, now: int) -> list[int]:

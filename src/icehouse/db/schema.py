@@ -154,6 +154,22 @@ path = Table(
     Index("path_by_generation", "cache_id", "generation"),
 )
 
+purged_path = Table(
+    "purged_path",
+    metadata,
+    Column("id", Integer, primary_key=True, doc="the higher, the later purged"),
+    Column("cache_id", Integer, ForeignKey("cache.id", ondelete="CASCADE"), nullable=False),
+    Column("hash_part", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created_at", Integer, nullable=False, doc="when it was pushed"),
+    Column("published_by", Integer, ForeignKey("token.id")),
+    Column("hidden_at", Integer, nullable=False),
+    Column("hidden_because", Text),
+    Column("purged_at", Integer, nullable=False),
+    UniqueConstraint("cache_id", "hash_part"),
+)
+"""What became of paths that are gone: for people only, and for a while. One that came back since may be here too."""
+
 external = Table(
     "external",
     metadata,

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, func, select
 
-from icehouse.db.schema import path, token, waiting_path, waiting_reference
+from icehouse.db.schema import path, purged_path, token, waiting_path, waiting_reference
 from icehouse.nix.store_paths import HashPart, StorePath
 
 _BATCH: Final = 1000
@@ -31,6 +31,18 @@ class PathFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class PurgedFacts:
+    """A path that is gone."""
+
+    store_path: StorePath
+    created_at: int
+    published_by: str | None
+    hidden_at: int
+    hidden_because: str | None
+    purged_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class WaitingFacts:
     """A path that waits for its references."""
 
@@ -45,6 +57,19 @@ def find_facts(connection: Connection, cache_id: int, hash_part: HashPart) -> Pa
     """A path of the cache, visible or hidden."""
     row = connection.execute(_select_facts().where(path.c.cache_id == cache_id, path.c.hash_part == hash_part)).first()
     return None if row is None else _facts(row)
+
+
+def find_purged(connection: Connection, cache_id: int, hash_part: HashPart) -> PurgedFacts | None:
+    """What became of a path that is gone, if it is still known."""
+    row = connection.execute(
+        select(purged_path, token.c.description)
+        .outerjoin(token, token.c.id == purged_path.c.published_by)
+        .where(purged_path.c.cache_id == cache_id, purged_path.c.hash_part == hash_part)
+    ).first()
+    if row is None:
+        return None
+    store_path = StorePath(row.hash_part, row.name)
+    return PurgedFacts(store_path, row.created_at, row.description, row.hidden_at, row.hidden_because, row.purged_at)
 
 
 def page_facts(

@@ -26,6 +26,7 @@ from icehouse.db.collection import (
     count_purgeable_paths,
     delete_pack,
     find_known_objects,
+    forget_purged,
     hide,
     list_packs,
     load_recipes,
@@ -130,6 +131,8 @@ class Collector:
         sweeps = [self._sweep_domain(domain_id, is_dry_run=is_dry_run) for domain_id in domains]
         report = CollectionReport(is_dry_run=is_dry_run, marks=marks, sweeps=sweeps)
         if not is_dry_run:
+            while self._database.write_now(partial(forget_purged, now=began_at)):
+                pass
             self._note(cache_name, report, began_at)
         return report
 

@@ -15,7 +15,15 @@ from icehouse.db.engine import Database
 from icehouse.db.paths import ExternalRow, find_visible, load_externals, load_paths
 from icehouse.db.pins import find_links, load_pins
 from icehouse.db.tokens import get_token
-from icehouse.db.trash import PathFacts, WaitingFacts, find_facts, find_visible_names, find_waiting_facts
+from icehouse.db.trash import (
+    PathFacts,
+    PurgedFacts,
+    WaitingFacts,
+    find_facts,
+    find_purged,
+    find_visible_names,
+    find_waiting_facts,
+)
 from icehouse.errors import NotFound
 from icehouse.nix import nix32
 from icehouse.nix.hashes import render_sha256
@@ -77,10 +85,17 @@ def _explain_path(connection: Connection, *, cache: CacheRow, hash_part: HashPar
         return _explain_waiting(connection, cache, waiting)
     if facts is not None and facts.hidden_at is not None:
         return _explain_hidden(connection, cache, facts, facts.hidden_at)
+    purged = find_purged(connection, cache.id, hash_part)
+    if purged is not None:
+        return _explain_purged(connection, cache, purged)
     return WhyAnswer(
         hash_part=hash_part,
         state="never-pushed",
-        explanation=f"Nothing with the hash part {hash_part} was pushed to {cache.name}, or it was purged since.",
+        explanation=(
+            f"Nothing with the hash part {hash_part} was pushed to {cache.name}, or it was purged so long ago that it "
+            "is forgotten."
+        ),
+        upstreams=_list_urls(connection, cache),
     )
 
 
@@ -121,8 +136,31 @@ def _explain_hidden(connection: Connection, cache: CacheRow, facts: PathFacts, h
         since=hidden_at,
         published_by=facts.published_by,
         hidden_because=facts.hidden_because,
+        hidden_at=hidden_at,
         restorable_until=until,
+        upstreams=_list_urls(connection, cache),
     )
+
+
+def _explain_purged(connection: Connection, cache: CacheRow, purged: PurgedFacts) -> WhyAnswer:
+    return WhyAnswer(
+        hash_part=purged.store_path.hash_part,
+        state="purged",
+        explanation=(
+            f"{purged.store_path}, pushed on {_render_time(purged.created_at)}{_by(purged.published_by)}, was moved to "
+            f"the trash on {_render_time(purged.hidden_at)}: {purged.hidden_because or 'no reason was noted'}. It was "
+            f"purged on {_render_time(purged.purged_at)}; only another push brings it back."
+        ),
+        since=purged.purged_at,
+        published_by=purged.published_by,
+        hidden_because=purged.hidden_because,
+        hidden_at=purged.hidden_at,
+        upstreams=_list_urls(connection, cache),
+    )
+
+
+def _list_urls(connection: Connection, cache: CacheRow) -> list[str]:
+    return [row.url for row in list_upstreams(connection, cache.id)]
 
 
 def _explain_waiting(connection: Connection, cache: CacheRow, waiting: WaitingFacts) -> WhyAnswer:
@@ -141,6 +179,7 @@ def _explain_waiting(connection: Connection, cache: CacheRow, waiting: WaitingFa
         since=waiting.created_at,
         published_by=waiting.published_by,
         waiting_for=absent,
+        upstreams=_list_urls(connection, cache),
     )
 
 
