@@ -67,6 +67,7 @@ COMMANDS = [
     "token list",
     "token revoke",
     "use",
+    "remove",
     "push",
     "pin",
     "path why",

@@ -1,4 +1,4 @@
-"""Logging in, caches, tokens and `use`, against a real server."""
+"""Logging in, caches and tokens, against a real server."""
 
 import json
 import stat
@@ -70,63 +70,3 @@ def test_on_the_servers_machine_no_token_is_needed(server: ServerProcess, make_u
     user.icehouse("cache", "create", "a")
     assert "mine" in user.icehouse("token", "list", "--data-dir", str(server.data_dir)).out
     assert user.try_icehouse("token", "list", "--data-dir", str(user.home)).code == 4
-
-
-def test_use_writes_once_and_keeps_what_is_there(admin: User) -> None:
-    view = admin.icehouse("cache", "create", "team", "--json").json
-    nix_conf = admin.home / ".config/nix/nix.conf"
-    before = nix_conf.read_text()
-    assert admin.icehouse("use", "team", "--json").json["changed"] is True
-    after = nix_conf.read_text()
-    assert after.startswith(before)
-    assert f"extra-substituters = {view['url']}\n" in after
-    netrc = admin.home / ".config/nix/netrc"
-    assert stat.S_IMODE(netrc.stat().st_mode) == 0o600
-    assert netrc.read_text().startswith("machine 127.0.0.1 login icehouse password ice_")
-    assert admin.icehouse("use", "team", "--json").json["changed"] is False
-    assert nix_conf.read_text() == after
-
-
-def netrc_token(user: User) -> str:
-    return (user.home / ".config/nix/netrc").read_text().split()[5]
-
-
-def test_use_gives_nix_a_token_that_may_only_pull(
-    admin: User, server: ServerProcess, make_user: Callable[[str], User]
-) -> None:
-    for name in ("one", "two"):
-        admin.icehouse("cache", "create", name)
-    seen: list[tuple[list[str], str]] = []
-    reader = make_user("reader")
-    for name in ("one", "one", "two", "one"):
-        done = admin.icehouse("use", name)
-        assert ("Made token" in done.err) == (len(seen) in {0, 2})
-        reader.icehouse("login", server.url, "--token", netrc_token(admin))
-        assert reader.try_icehouse("token", "list").code == 3
-        newest = json.loads(admin.icehouse("token", "list", "--json").out)[-1]
-        assert newest["description"].startswith("icehouse use on ")
-        seen.append((newest["permissions"], newest["cache_pattern"]))
-    assert seen == [(["pull"], "one"), (["pull"], "one"), (["pull"], "*"), (["pull"], "*")]
-
-
-def test_use_warns_of_a_token_that_may_do_more_and_writes_one_that_may_only_pull_as_it_is(
-    admin: User, server: ServerProcess, make_user: Callable[[str], User]
-) -> None:
-    admin.icehouse("cache", "create", "team")
-    for permission in ("push", "pull"):
-        created = admin.icehouse("token", "create", "x", "--allow", permission, "--caches", "team", "-q")
-        user = make_user(permission)
-        user.icehouse("login", server.url, "--token", created.out.strip())
-        done = user.icehouse("use", "team")
-        assert netrc_token(user) == created.out.strip()
-        assert ("token create DESCRIPTION --allow pull --caches team" in done.err) == (permission == "push")
-
-
-def test_use_can_print_instead_and_prints_no_secret(admin: User, server: ServerProcess) -> None:
-    view = admin.icehouse("cache", "create", "team", "--json").json
-    nix_conf = admin.home / ".config/nix/nix.conf"
-    before = nix_conf.read_text()
-    printed = admin.icehouse("use", "team", "--print").out
-    assert f"extra-trusted-public-keys = {view['public_keys'][0]}" in printed
-    assert server.admin_token not in printed
-    assert nix_conf.read_text() == before

@@ -14,6 +14,7 @@ _COMMANDS: Final = {
     "cache": ("icehouse.cli.cache", "app"),
     "token": ("icehouse.cli.token", "app"),
     "use": ("icehouse.cli.use", "app"),
+    "remove": ("icehouse.cli.remove", "app"),
     "push": ("icehouse.cli.push", "app"),
     "pin": ("icehouse.cli.pin", "pin"),
     "pins": ("icehouse.cli.pin", "pins"),

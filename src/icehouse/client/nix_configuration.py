@@ -1,114 +1,213 @@
-"""What the user's Nix must know to pull from a cache: a substituter, its keys, and for a private cache a password.
+"""What Nix must know to pull from caches: lines in a file of our own, which nix.conf includes by one line.
 
-Lines are only ever added to ``nix.conf``. In a netrc file, only the line that this program wrote is replaced. These
+So other people's lines are never touched, and taking a cache away leaves nix.conf as it was, byte for byte. These
 functions decide; they read and write no file.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
-from icehouse.errors import Conflict
+from icehouse.errors import Conflict, InvalidFormat
+from icehouse.nix.excerpts import excerpt
+from icehouse.nix.signing import PublicKey
 
-NETRC_LOGIN: Final = "icehouse"
+OWN_FILE_NAME: Final = "icehouse.conf"
+"""Beside the nix.conf that includes it."""
 
-_NETRC_WORDS: Final = 6
+INCLUDE_LINE: Final = f"!include {OWN_FILE_NAME}"
+"""In nix.conf. The exclamation mark lets the file be absent. Source: Nix, src/libutil/configuration.cc."""
 
 _KEY_SETTINGS: Final = frozenset({"trusted-public-keys", "extra-trusted-public-keys"})
 _SETTING: Final = re.compile(r"\s*([A-Za-z0-9-]+)\s+=\s*(.*)")
-_MACHINE: Final = re.compile(r"(?:^|\s)(?:machine\s+(\S+)|(default))(?=\s|$)")
+_PLAIN_URL: Final = re.compile(r"https?://[A-Za-z0-9._~%:/\[\]-]{1,500}")
+_PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9._@+-]{1,200}:[A-Za-z0-9+/=]{44}")
+_HEADER: Final = (
+    "# Written by `icehouse use`; `icehouse remove` takes caches away. Lines of your own belong into nix.conf."
+)
+_MADE: Final = "# made: "
+_CACHE: Final = re.compile(r"# cache: (public|private) (\S+)")
 
 
-def add_cache(file: Path, text: str, url: str, public_keys: Sequence[str], netrc_file: Path | None) -> str:
-    """The ``nix.conf`` *text* with what is not in it yet, at its end.
+@dataclass(frozen=True, slots=True)
+class UsedCache:
+    """A cache that Nix pulls from."""
 
-    Args:
-        file: its name, for messages.
-        text: what the file holds.
-        url: the substituter's address.
-        public_keys: the keys that it signs with.
-        netrc_file: where Nix is to find passwords; None: nothing is said of it.
+    url: str
+    """The substituter's address."""
+    public_keys: tuple[str, ...]
+    is_public: bool
+
+
+def parse_used_cache(url: str, public_keys: Sequence[str], *, is_public: bool) -> UsedCache:
+    """A cache as its server describes it.
 
     Raises:
-        Conflict: another key of the same name is trusted already. Nix heeds the first one of a name only.
+        InvalidFormat: the address or a key holds what would mean something else in a configuration file.
     """
-    _check_no_namesake(file, text, public_keys)
-    lines: list[str] = []
-    if not url_is_known(text, url):
-        lines.append(f"extra-substituters = {url}")
-    trusted = _values(text, _KEY_SETTINGS)
-    unknown = [key for key in public_keys if key not in trusted]
-    if unknown:
-        lines.append(f"extra-trusted-public-keys = {' '.join(unknown)}")
-    if netrc_file is not None and find_netrc_file(text) is None:
-        lines.append(f"netrc-file = {netrc_file}")
-    if not lines:
+    if _PLAIN_URL.fullmatch(url) is None:
+        raise InvalidFormat(
+            f"the server names {excerpt(url)} as the cache's address, which is none that Nix can be given"
+        )
+    for key in public_keys:
+        if _PLAIN_KEY.fullmatch(key) is None:
+            raise InvalidFormat(f"the server names {excerpt(key)} as a key of the cache: expected <key name>:<base64>")
+    return UsedCache(url, tuple(PublicKey.parse(key).render() for key in public_keys), is_public)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFile:
+    """The file that nix.conf includes."""
+
+    caches: tuple[UsedCache, ...] = ()
+    netrc_file: Path | None = None
+    """Where Nix is to find passwords; `None`: this file does not say."""
+    made: tuple[Path, ...] = ()
+    """Files that were not there before, and go with the last cache if nothing else is in them."""
+
+    @classmethod
+    def parse(cls, file: Path, text: str) -> Self:
+        """Read what `render` wrote into *file*.
+
+        Raises:
+            InvalidFormat: somebody changed it.
+        """
+        caches: list[UsedCache] = []
+        made: list[Path] = []
+        netrc_file: Path | None = None
+        for number, line in enumerate(text.splitlines(), 1):
+            name, _, value = line.partition(" = ")
+            if (match := _CACHE.fullmatch(line)) is not None:
+                caches.append(UsedCache(match[2], (), match[1] == "public"))
+            elif line.startswith(_MADE):
+                made.append(Path(line.removeprefix(_MADE)))
+            elif name == "extra-trusted-public-keys" and caches:
+                caches[-1] = replace(caches[-1], public_keys=tuple(value.split()))
+            elif name == "netrc-file":
+                netrc_file = Path(value)
+            elif line and line != _HEADER and not (caches and line == _substituter_line(caches[-1])):
+                raise InvalidFormat(
+                    f"{file} line {number}: {excerpt(line)} was not written by icehouse; lines of your own belong into "
+                    "nix.conf"
+                )
+        return cls(tuple(caches), netrc_file, tuple(made))
+
+    def render(self) -> str:
+        """The text of the file."""
+        lines = [_HEADER, *(f"{_MADE}{file}" for file in self.made)]
+        if self.netrc_file is not None:
+            lines += ["", f"netrc-file = {self.netrc_file}"]
+        for cache in self.caches:
+            keys = f"extra-trusted-public-keys = {' '.join(cache.public_keys)}"
+            kind = "public" if cache.is_public else "private"
+            lines += ["", f"# cache: {kind} {cache.url}", _substituter_line(cache), keys]
+        return "\n".join(lines) + "\n"
+
+    def with_cache(self, cache: UsedCache) -> Self:
+        """With *cache* at the end, or in the place of what is known of it already."""
+        if any(known.url == cache.url for known in self.caches):
+            caches = (cache if known.url == cache.url else known for known in self.caches)
+            return replace(self, caches=tuple(caches))
+        return replace(self, caches=(*self.caches, cache))
+
+    def without(self, cache: UsedCache) -> Self:
+        """Without a cache; and without the netrc file, if no private one is left."""
+        caches = tuple(known for known in self.caches if known.url != cache.url)
+        netrc_file = None if all(known.is_public for known in caches) else self.netrc_file
+        return replace(self, caches=caches, netrc_file=netrc_file)
+
+    def with_made(self, *files: Path) -> Self:
+        """With files that were not there before."""
+        return replace(self, made=(*self.made, *(file for file in files if file not in self.made)))
+
+
+def add_include(text: str) -> str:
+    """The nix.conf *text* with the line that includes our file, at its end, if it is not there yet."""
+    if _has_include(text):
         return text
-    separator = "" if not text or text.endswith("\n") else "\n"
-    return text + separator + "\n".join(lines) + "\n"
+    # The text's own end stays as it is, so that `remove_include` can give it back.
+    return f"{text}\n{INCLUDE_LINE}" if text and not text.endswith("\n") else f"{text}{INCLUDE_LINE}\n"
 
 
-def url_is_known(text: str, url: str) -> bool:
-    """Whether *text* names the substituter already, with or without a slash at its end."""
-    known = _values(text, {"substituters", "extra-substituters", "binary-caches", "extra-binary-caches"})
-    return url in known or f"{url}/" in known
+def remove_include(text: str) -> str:
+    """The nix.conf *text* as it was before `add_include`."""
+    if text.endswith(f"\n{INCLUDE_LINE}"):
+        text = text.removesuffix(f"\n{INCLUDE_LINE}")
+    return "".join(line for line in text.splitlines(keepends=True) if line.strip() != INCLUDE_LINE)
+
+
+def check_no_namesake(file: Path, text: str, public_keys: Sequence[str]) -> None:
+    """Return if no other key of the same name is trusted already in *file*, which holds *text*.
+
+    Raises:
+        Conflict: one is. Nix heeds the first one of a name only.
+    """
+    names = {_key_name(key): key for key in public_keys}
+    for number, line in enumerate(text.splitlines(), 1):
+        for key in _values(line, _KEY_SETTINGS):
+            if names.get(_key_name(key), key) != key:
+                raise Conflict(
+                    f"{file} line {number}: another key of the name {_key_name(key)} is trusted there, and Nix heeds "
+                    f"the first of a name only; if the cache was made again, remove {key}, and run this again"
+                )
 
 
 def find_netrc_file(text: str) -> Path | None:
-    """The netrc file that *text* names; the last one, as Nix takes it."""
+    """The netrc file that a nix.conf *text* names; the last one, as Nix takes it."""
     found = [value for name, value in _settings(text) if name == "netrc-file"]
     return Path(found[-1].strip()) if found else None
 
 
-def find_netrc_token(text: str, host: str) -> str | None:
-    """The token for *host* that this program wrote into the netrc *text*."""
-    for words in map(str.split, text.splitlines()):
-        if words[:5] == ["machine", host, "login", NETRC_LOGIN, "password"] and len(words) == _NETRC_WORDS:
-            return words[5]
-    return None
+def lines_that_name(text: str, url: str) -> list[int]:
+    """The numbers of the lines of a nix.conf *text* that name the substituter, with or without a slash at its end."""
+    settings = {"substituters", "extra-substituters", "binary-caches", "extra-binary-caches"}
+    lines = enumerate(text.splitlines(), 1)
+    return [number for number, line in lines if {url, f"{url}/"} & _values(line, settings)]
 
 
-def merge_netrc(text: str, host: str, token: str) -> str:
-    """The netrc *text* with the token for *host*. What others wrote stays.
+def find_used(caches: Iterable[UsedCache], text: str, default_server: str | None) -> UsedCache:
+    """The cache that a user means by *text*: its URL, or its name alone.
+
+    Args:
+        caches: those that are in use.
+        text: what was typed.
+        default_server: the address of the server that bare names belong to, where several caches have the name.
 
     Raises:
-        Conflict: there is a password for this host from somebody else, or one for all hosts that comes before.
+        Conflict: nothing such is in use, or several are.
     """
-    own = f"machine {host} login {NETRC_LOGIN} password {token}"
-    lines = text.splitlines()
-    ours = [index for index, line in enumerate(lines) if line.split()[:4] == ["machine", host, "login", NETRC_LOGIN]]
-    foreign = "\n".join(line for index, line in enumerate(lines) if index not in ours)
-    if any(machine == host for machine, _ in _MACHINE.findall(foreign)):
-        raise Conflict(
-            f"the netrc file has a password for {host} already, and Nix knows one a host only: "
-            f"remove that entry, or put the token into it"
-        )
-    kept = [line for index, line in enumerate(lines) if index not in ours]
-    # Entries are searched from the top, and `default` matches every host: ours comes first.
-    return "\n".join([own, *kept]) + "\n"
+    known = list(caches)
+    wanted = text.rstrip("/")
+    found = [cache for cache in known if wanted in {cache.url, cache.url.rpartition("/")[2]}]
+    if len(found) > 1:
+        found = [cache for cache in found if cache.url == f"{default_server}/{wanted}"] or found
+    match found:
+        case [one]:
+            return one
+        case []:
+            told = ", ".join(cache.url for cache in known) or "none"
+            raise Conflict(f"cache {text!r} is not in use here; in use: {told}")
+        case _:
+            raise Conflict(f"cache {text!r} can be {' or '.join(cache.url for cache in found)}; give the whole URL")
 
 
-def _check_no_namesake(file: Path, text: str, public_keys: Sequence[str]) -> None:
-    names = {key.partition(":")[0]: key for key in public_keys}
-    for number, line in enumerate(text.splitlines(), 1):
-        for setting, values in _settings(line):
-            for key in values.split() if setting in _KEY_SETTINGS else ():
-                name = key.partition(":")[0]
-                if names.get(name, key) != key:
-                    raise Conflict(
-                        f"{file} line {number}: {setting} has another key of the name {name}, and Nix heeds the first "
-                        f"of a name only; if the cache was made again, remove {key} there, and run this again"
-                    )
+def _has_include(text: str) -> bool:
+    return any(line.strip() == INCLUDE_LINE for line in text.splitlines())
+
+
+def _substituter_line(cache: UsedCache) -> str:
+    return f"extra-substituters = {cache.url}"
+
+
+def _key_name(key: str) -> str:
+    return key.partition(":")[0]
 
 
 def _settings(text: str) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for line in text.splitlines():
-        match = _SETTING.fullmatch(line.partition("#")[0])
-        if match is not None:
-            found.append((match[1], match[2]))
-    return found
+    matches = (_SETTING.fullmatch(line.partition("#")[0]) for line in text.splitlines())
+    return [(match[1], match[2]) for match in matches if match is not None]
 
 
 def _values(text: str, names: Collection[str]) -> set[str]:

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -74,3 +74,18 @@ def write_text(file: Path, text: str, *, mode: int = 0o600) -> None:
         raise Denied(f"{file} cannot be written: {exc.strerror}") from exc
     except OSError as exc:
         raise Unavailable(f"{file} cannot be written: {exc.strerror}") from exc
+
+
+def replace_text(file: Path, change: Callable[[str], str], *, is_ours: bool) -> None:
+    """Have *file* hold what *change* makes of its text; where nothing is left and *is_ours*, delete it.
+
+    A file that is not there stays so. The errors are those of `read_text` and `write_text`.
+    """
+    before = read_text(file)
+    if before is None:
+        return
+    after = change(before)
+    if not after and is_ours:
+        file.unlink()
+    elif after != before:
+        write_text(file, after, mode=0o777)  # the mode that it has
