@@ -32,3 +32,7 @@ def find_program(program: str) -> str:
 def require() -> Callable[[str], str]:
     """`require("nix-store")` gives the program's path, or ends the test."""
     return find_program
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--security-matrix", metavar="FILE", help="write the table of tests/security to FILE")

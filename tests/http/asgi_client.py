@@ -22,11 +22,16 @@ class Connection:
     """One request's connection. The client leaves when the answer's body has *leaves_after* bytes, if that is given."""
 
     leaves_after: int | None = None
+    body: bytes | None = None
+    """Of the request, which is sent once, in one piece."""
     sent: list[Message] = field(default_factory=list[Message])
     bytes_received: int = 0
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def receive(self) -> Message:
+        if self.body is not None:
+            body, self.body = self.body, None
+            return {"type": "http.request", "body": body, "more_body": False}
         await self.left.wait()
         return {"type": "http.disconnect"}
 
@@ -34,7 +39,8 @@ class Connection:
         if not self.left.is_set():
             self.sent.append(message)
             self.bytes_received += len(message.get("body", b""))
-        if self.leaves_after is not None and self.bytes_received >= self.leaves_after:
+        has_all = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if has_all or (self.leaves_after is not None and self.bytes_received >= self.leaves_after):
             self.left.set()
         await asyncio.sleep(0)
 
@@ -62,9 +68,13 @@ def make_scope(method: str, raw_path: bytes, headers: dict[str, str]) -> Scope:
 
 
 async def ask(
-    app: Application, raw_path: str | bytes, method: str = "GET", headers: dict[str, str] | None = None
+    app: Application,
+    raw_path: str | bytes,
+    method: str = "GET",
+    headers: dict[str, str] | None = None,
+    body: bytes | None = None,
 ) -> Answer:
-    connection = Connection()
+    connection = Connection(body=body)
     path = raw_path.encode() if isinstance(raw_path, str) else raw_path
     await app(make_scope(method, path, headers or {}), connection.receive, connection.send)
     return connection.answer()

@@ -34,10 +34,14 @@ from icehouse.http.streaming import ClientLeft, send_blocks
 from icehouse.nix import nix32
 
 _LETTER: Final = "[0-9a-df-np-sv-z]"
-HOT_PATH: Final = re.compile(
-    rf"/([a-z0-9](?:[a-z0-9-]{{0,48}}[a-z0-9])?)"
-    rf"/(?:({_LETTER}{{32}})\.narinfo|nar/({_LETTER}{{52}})\.nar\.zst|nix-cache-info)".encode()
-)
+HOT_ROUTES: Final = {
+    "/{cache}/{hash}.narinfo": rf"({_LETTER}{{32}})\.narinfo",
+    "/{cache}/nar/{nar hash}.nar.zst": rf"nar/({_LETTER}{{52}})\.nar\.zst",
+    "/{cache}/nix-cache-info": "nix-cache-info",
+}
+"""The routes answered here for GET and HEAD, and what each has below the cache's name."""
+
+HOT_PATH: Final = re.compile(rf"/([a-z0-9](?:[a-z0-9-]{{0,48}}[a-z0-9])?)/(?:{'|'.join(HOT_ROUTES.values())})".encode())
 
 _NARINFO_TYPE: Final[Header] = (b"content-type", b"text/x-nix-narinfo")
 _CACHE_INFO_TYPE: Final[Header] = (b"content-type", b"text/x-nix-cache-info")

@@ -1,0 +1,294 @@
+"""Who may do what by which route: the table that the security matrix is held against.
+
+A new route fails `test_matrix.py` until it has an entry in `RULES` here: what it needs, and one request that is
+harmless where it is allowed. What is expected follows from the need alone, by `expected_status`; nothing is copied from
+a server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from icehouse.http.app import FILE_ROUTES, ROUTES
+from icehouse.http.hot import HOT_ROUTES
+from icehouse.rules.access import Permission
+from tests.security.contents import (
+    ABSENT,
+    BUILD_ID,
+    DERIVATION,
+    DERIVATION_FILE,
+    HELLO,
+    LOG,
+    NAR_LETTERS,
+    PACK,
+    REALISATION_FILE,
+    STOCK_FILE,
+    STOCK_NARINFO,
+    STOCK_PATH,
+)
+
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND")
+"""Each is tried at each route; those that a route does not have are refused to everybody alike."""
+
+
+class Cache(StrEnum):
+    """What there is under the name in a request. The names are equally long, so that lengths can be compared."""
+
+    PUBLIC = "public-cache"
+    PRIVATE = "secret-cache"
+    ABSENT = "absent-cache"
+
+
+ELSEWHERE: Final = "elsewhere"
+"""A private cache that other callers administer."""
+
+
+class State(StrEnum):
+    """What becomes of credentials."""
+
+    NONE = "none"
+    INVALID = "invalid"
+    VALID = "valid"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """One kind of caller."""
+
+    name: str
+    state: State = State.VALID
+    permission: Permission | None = None
+    """Of a valid token, on one cache or on all."""
+    pattern: str = "{cache}"
+
+    def reaches(self, cache: Cache) -> bool:
+        """Whether a valid token is for caches of that name."""
+        return self.state is State.VALID and self.pattern in {cache, "{cache}", "*"}
+
+    def has(self, permission: Permission, cache: Cache) -> bool:
+        """Whether it may do that to a cache of that name."""
+        held = {Permission.PULL, self.permission}
+        return self.reaches(cache) and (permission in held or self.permission is Permission.ADMIN)
+
+
+CALLERS: Final = (
+    Caller("nobody", State.NONE),
+    Caller("malformed", State.INVALID),
+    Caller("unknown", State.INVALID),
+    Caller("expired", State.INVALID, Permission.ADMIN, "*"),
+    Caller("revoked", State.INVALID, Permission.ADMIN, "*"),
+    Caller("pull elsewhere", permission=Permission.PULL, pattern=ELSEWHERE),
+    Caller("push elsewhere", permission=Permission.PUSH, pattern=ELSEWHERE),
+    Caller("admin elsewhere", permission=Permission.ADMIN, pattern=ELSEWHERE),
+    *(Caller(permission.value, permission=permission) for permission in Permission),
+    Caller("admin of all", permission=Permission.ADMIN, pattern="*"),
+)
+
+
+class Need(StrEnum):
+    """What a route needs that is no permission on the cache in its path."""
+
+    NOTHING = "nothing"
+    """Credentials are not looked at."""
+    NOTHING_WRONG = "no wrong credentials"
+    A_TOKEN = "a token"
+    ADMIN_SOMEWHERE = "admin somewhere"
+    ADMIN_EVERYWHERE = "admin on *"
+    ADMIN_OF_NAME = "admin on the name"
+    """Whether or not there is such a cache."""
+    ADMIN_OF_TOKEN = "admin on the token's pattern"
+    """The column is the token of a cache's user; it is absent where the cache is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a route needs, and a request by it."""
+
+    needs: Permission | Need
+    path: str
+    """``{cache}`` stands for the cache's name, ``{token}`` for the number of a token of its user."""
+    body: bytes | None = None
+    granted: int | Mapping[Cache, int] = 200
+    """The status where it is allowed and done, which is none of those that refuse."""
+    undo: tuple[str, ...] = ()
+    """What `World.undo` is to do after it was done."""
+
+    @property
+    def is_about_cache(self) -> bool:
+        """Whether it names a cache, or something that belongs to one."""
+        return "{cache}" in self.path or "{token}" in self.path or self.needs is Need.ADMIN_OF_NAME
+
+    def granted_status(self, cache: Cache) -> int:
+        """The status where it is done to that cache."""
+        return self.granted if isinstance(self.granted, int) else self.granted[cache]
+
+
+def expected_status(rule: Rule, caller: Caller, cache: Cache) -> int:
+    """The status that design section 8 asks for. Of statuses that refuse, 404 stands for an absent cache alone."""
+    needs = rule.needs
+    is_open = needs is Need.NOTHING or (needs is Permission.PULL and cache is Cache.PUBLIC)
+    if is_open or (needs is Need.NOTHING_WRONG and caller.state is State.NONE):
+        return rule.granted_status(cache)
+    if caller.state is not State.VALID:
+        return 401
+    if isinstance(needs, Permission):
+        if cache is Cache.ABSENT or not (cache is Cache.PUBLIC or caller.reaches(cache)):
+            return 404
+        return rule.granted_status(cache) if caller.has(needs, cache) else 403
+    is_admin = caller.permission is Permission.ADMIN
+    if needs is Need.ADMIN_OF_TOKEN and is_admin and (cache is Cache.ABSENT or not caller.reaches(cache)):
+        return 404
+    is_allowed = {
+        Need.NOTHING_WRONG: True,
+        Need.A_TOKEN: True,
+        Need.ADMIN_SOMEWHERE: is_admin,
+        Need.ADMIN_EVERYWHERE: is_admin and caller.pattern == "*",
+        Need.ADMIN_OF_NAME: caller.has(Permission.ADMIN, cache),
+        Need.ADMIN_OF_TOKEN: is_admin,
+    }[needs]
+    return rule.granted_status(cache) if is_allowed else 403
+
+
+def may_know(rule: Rule, caller: Caller) -> bool:
+    """Whether a caller may be told whether there is a private cache, or a token of its user."""
+    return rule.needs is Need.NOTHING or caller.reaches(Cache.PRIVATE)
+
+
+def find_rows() -> list[str]:
+    """Every method and route that the server has, as ``METHOD /template``, from its own tables."""
+    rows = [
+        f"{method} {re.sub(r':[a-z]+}', '}', path)}"
+        for route in ROUTES
+        for path in route.paths
+        for method in route.http_methods
+    ]
+    rows += [f"{method} {template}" for template in HOT_ROUTES for method in ("GET", "HEAD")]
+    for route in FILE_ROUTES:
+        rows += [f"{method} {route.template}" for method in ("GET", "HEAD") if route.get is not None]
+        rows += [f"PUT {route.template}"] if route.put is not None else []
+    return sorted(rows, key=lambda row: (row.partition(" ")[2], row))
+
+
+def _json(**fields: object) -> bytes:
+    return msgspec.json.encode(fields)
+
+
+def _reads(*rules: tuple[str, str]) -> dict[str, Rule]:
+    """GET and HEAD of files: those who may pull."""
+    return {
+        f"{method} {template}": Rule(Permission.PULL, path) for template, path in rules for method in ("GET", "HEAD")
+    }
+
+
+_CACHE: Final = "/api/v1/caches/{cache}"
+_PART: Final = HELLO[:32]
+_NEW: Final = {Cache.PUBLIC: 409, Cache.PRIVATE: 409, Cache.ABSENT: 201}
+
+RULES: Final[dict[str, Rule]] = {
+    # The server
+    "GET /health": Rule(Need.NOTHING, "/health"),
+    "GET /metrics": Rule(Need.ADMIN_EVERYWHERE, "/metrics"),
+    "GET /api/v1/server": Rule(Need.NOTHING, "/api/v1/server"),
+    # Caches
+    "GET /api/v1/caches": Rule(Need.NOTHING_WRONG, "/api/v1/caches"),
+    "POST /api/v1/caches": Rule(
+        Need.ADMIN_OF_NAME,
+        "/api/v1/caches",
+        b'{"name": "{cache}", "is_public": false, "upstreams": []}',
+        granted=_NEW,
+        undo=("delete new cache",),
+    ),
+    "GET /api/v1/caches/{cache_name}": Rule(Permission.PULL, _CACHE),
+    "PATCH /api/v1/caches/{cache_name}": Rule(Permission.CONFIGURE, _CACHE, _json(priority=41)),
+    "DELETE /api/v1/caches/{cache_name}": Rule(Permission.ADMIN, _CACHE, granted=204, undo=("fill",)),
+    "GET /api/v1/caches/{cache_name}/size": Rule(Permission.PULL, f"{_CACHE}/size"),
+    # Paths
+    "GET /api/v1/caches/{cache_name}/paths": Rule(Permission.DELETE, f"{_CACHE}/paths"),
+    "GET /api/v1/caches/{cache_name}/paths/{hash_part}": Rule(Permission.PULL, f"{_CACHE}/paths/{_PART}"),
+    "DELETE /api/v1/caches/{cache_name}/paths/{hash_part}": Rule(
+        Permission.DELETE, f"{_CACHE}/paths/{STOCK_PATH[:32]}", undo=("restore path",)
+    ),
+    "POST /api/v1/caches/{cache_name}/paths/{hash_part}/restore": Rule(
+        Permission.DELETE, f"{_CACHE}/paths/{_PART}/restore"
+    ),
+    "GET /api/v1/caches/{cache_name}/why/{hash_part}": Rule(Permission.PULL, f"{_CACHE}/why/{_PART}"),
+    # Publishing
+    "POST /api/v1/caches/{cache_name}/missing": Rule(Permission.PULL, f"{_CACHE}/missing", _json(hash_parts=[_PART])),
+    "POST /api/v1/caches/{cache_name}/chunks/missing": Rule(
+        Permission.PUSH, f"{_CACHE}/chunks/missing", _json(identities=bytes(32))
+    ),
+    "PUT /api/v1/caches/{cache_name}/packs": Rule(Permission.PUSH, f"{_CACHE}/packs", PACK),
+    "POST /api/v1/caches/{cache_name}/nars": Rule(Permission.PUSH, f"{_CACHE}/nars", _json(nars=[])),
+    "GET /api/v1/caches/{cache_name}/nars/{nar_hash}": Rule(Permission.PUSH, f"{_CACHE}/nars/{NAR_LETTERS}"),
+    "POST /api/v1/caches/{cache_name}/paths": Rule(Permission.PUSH, f"{_CACHE}/paths", _json(paths=[])),
+    # Pins
+    "GET /api/v1/caches/{cache_name}/pins": Rule(Permission.PULL, f"{_CACHE}/pins"),
+    "GET /api/v1/caches/{cache_name}/pins/{pin_name}": Rule(Permission.PULL, f"{_CACHE}/pins/kept"),
+    "PUT /api/v1/caches/{cache_name}/pins/{pin_name}": Rule(
+        Permission.PIN, f"{_CACHE}/pins/kept", _json(store_path=HELLO, artifacts=["bin"])
+    ),
+    "DELETE /api/v1/caches/{cache_name}/pins/{pin_name}": Rule(
+        Permission.PIN, f"{_CACHE}/pins/passing", granted=204, undo=("put pin",)
+    ),
+    # Collections
+    "POST /api/v1/caches/{cache_name}/collections": Rule(
+        Permission.DELETE, f"{_CACHE}/collections", _json(is_dry_run=True)
+    ),
+    "GET /api/v1/caches/{cache_name}/collections": Rule(Permission.DELETE, f"{_CACHE}/collections"),
+    "POST /api/v1/collections": Rule(Need.ADMIN_EVERYWHERE, "/api/v1/collections", _json(is_dry_run=True)),
+    "GET /api/v1/collections": Rule(Need.ADMIN_EVERYWHERE, "/api/v1/collections"),
+    # Tokens
+    "GET /api/v1/tokens": Rule(Need.ADMIN_SOMEWHERE, "/api/v1/tokens"),
+    "GET /api/v1/tokens/self": Rule(Need.A_TOKEN, "/api/v1/tokens/self"),
+    "POST /api/v1/tokens": Rule(
+        Need.ADMIN_OF_NAME,
+        "/api/v1/tokens",
+        b'{"description": "matrix", "permissions": ["pull"], "cache_pattern": "{cache}"}',
+        granted=201,
+    ),
+    "DELETE /api/v1/tokens/{token_id}": Rule(Need.ADMIN_OF_TOKEN, "/api/v1/tokens/{token}", granted=204),
+    # The binary cache
+    **_reads(
+        ("/{cache}/nix-cache-info", "/{cache}/nix-cache-info"),
+        ("/{cache}/{hash}.narinfo", f"/{{cache}}/{_PART}.narinfo"),
+        ("/{cache}/nar/{nar hash}.nar.zst", f"/{{cache}}/nar/{NAR_LETTERS}.nar.zst"),
+        ("/{cache}/nar/{file}", f"/{{cache}}/nar/{STOCK_FILE.name}"),
+        ("/{cache}/log/{derivation}", f"/{{cache}}/log/{DERIVATION}"),
+        ("/{cache}/realisations/{id}.doi", f"/{{cache}}/{REALISATION_FILE}"),
+        ("/{cache}/build-trace-v2/{derivation}/{output}.doi", f"/{{cache}}/{DERIVATION_FILE}"),
+        ("/{cache}/{hash part}.ls", f"/{{cache}}/{_PART}.ls"),
+        ("/{cache}/debuginfo/{build id}", f"/{{cache}}/debuginfo/{BUILD_ID}.debug"),
+        ("/{cache}/buildid/{build id}/debuginfo", f"/{{cache}}/buildid/{BUILD_ID}/debuginfo"),
+        ("/{cache}/serve/{hash part}/{path}", f"/{{cache}}/serve/{_PART}/bin/run"),
+        ("/{cache}/pin/{name}", "/{cache}/pin/kept"),
+        ("/{cache}/pin/{name}/{path}", "/{cache}/pin/kept/bin"),
+    ),
+    "PUT /{cache}/nar/{file}": Rule(Permission.PUSH, f"/{{cache}}/nar/{STOCK_FILE.name}", STOCK_FILE.data),
+    "PUT /{cache}/{hash}.narinfo": Rule(Permission.PUSH, f"/{{cache}}/{STOCK_PATH[:32]}.narinfo", STOCK_NARINFO),
+    "PUT /{cache}/nix-cache-info": Rule(Permission.PUSH, "/{cache}/nix-cache-info", b"StoreDir: /nix/store\n"),
+    "PUT /{cache}/log/{derivation}": Rule(Permission.PUSH, f"/{{cache}}/log/{DERIVATION}", LOG),
+    "PUT /{cache}/realisations/{id}.doi": Rule(
+        Permission.PUSH,
+        f"/{{cache}}/{REALISATION_FILE}",
+        _json(id=REALISATION_FILE[13:-4], outPath=HELLO, signatures=[]),
+    ),
+    "PUT /{cache}/build-trace-v2/{derivation}/{output}.doi": Rule(
+        Permission.PUSH, f"/{{cache}}/{DERIVATION_FILE}", _json(outPath=HELLO, signatures=[])
+    ),
+    "PUT /{cache}/{hash part}.ls": Rule(Permission.PUSH, f"/{{cache}}/{ABSENT}.ls", _json(version=1, root={})),
+    "PUT /{cache}/debuginfo/{build id}": Rule(
+        Permission.PUSH, f"/{{cache}}/debuginfo/{BUILD_ID}.debug", _json(archive="../nar/x.nar", member="y")
+    ),
+}
+
+NO_RULE: Final = (
+    "{row} has no entry in RULES of tests/security/routes.py. Add one: `Rule(what it needs, a path, a body)`, whose "
+    "request is harmless if it is allowed, or is undone by a step of World.undo in tests/security/world.py. Then bring "
+    "docs/security-matrix.md up to date: pytest tests/security/test_matrix.py --security-matrix docs/security-matrix.md"
+)
