@@ -68,6 +68,7 @@ COMMANDS = [
     "token revoke",
     "use",
     "remove",
+    "doctor",
     "push",
     "pin",
     "path why",

@@ -21,6 +21,7 @@ _COMMANDS: Final = {
     "resolve": ("icehouse.cli.pin", "resolve"),
     "unpin": ("icehouse.cli.pin", "unpin"),
     "path": ("icehouse.cli.path", "app"),
+    "doctor": ("icehouse.cli.doctor", "doctor"),
     "gc": ("icehouse.cli.gc", "gc"),
     "verify": ("icehouse.cli.verify", "verify"),
     "backup": ("icehouse.cli.backup", "backup"),

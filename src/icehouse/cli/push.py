@@ -18,6 +18,7 @@ from icehouse.cli.services import JsonFlag, QuietFlag, Services, carry_out
 from icehouse.errors import InvalidFormat
 
 if TYPE_CHECKING:
+    from icehouse.client.push import Pushed
     from icehouse.client.push_counts import PushCounts
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -90,7 +91,7 @@ async def run(options: PushOptions, services: Services, printer: Printer) -> Non
     counts = PushCounts()
     if paths:
         async with services.server(address.login) as server, _progress(counts, printer):
-            await push_paths(
+            pushed = await push_paths(
                 server,
                 address.name,
                 local_store,
@@ -99,9 +100,18 @@ async def run(options: PushOptions, services: Services, printer: Printer) -> Non
                 is_verifying=options.is_verifying,
                 counts=counts,
             )
+        _heal(pushed, services)
     seconds = time.monotonic() - started
     summary = {name: value for name, value in asdict(counts).items() if name not in {"paths_to_push", "read_bytes"}}
     printer.result(_summary(counts, seconds), {**summary, "seconds": round(seconds, 3)})
+
+
+def _heal(pushed: "Pushed", services: Services) -> None:
+    """Let this user's Nix ask the cache again for what it looked for before it was pushed: it would not for an hour."""
+    from icehouse.client.narinfo_cache import find_narinfo_caches, forget_misses
+
+    key_names = [key.partition(":")[0] for key in pushed.view.public_keys]
+    forget_misses(find_narinfo_caches(services.environment), pushed.view.url, pushed.hash_parts, key_names)
 
 
 def _read_paths(services: Services) -> list[str]:

@@ -25,7 +25,7 @@ from icehouse.errors import Conflict, Corrupt, IcehouseError, NotFound, TooLarge
 from icehouse.nix.hashes import render_sha256
 from icehouse.nix.path_info_json import ValidPath
 from icehouse.nix.signing import PublicKey, Signature, fingerprint
-from icehouse.nix.store_paths import StoreDir, StorePath
+from icehouse.nix.store_paths import HashPart, StoreDir, StorePath
 from icehouse.rules.chunks import ChunkParameters
 from icehouse.rules.closures import MAX_SIGNATURES
 from icehouse.rules.recipes import make_recipe, render_recipe
@@ -65,6 +65,15 @@ class PushPlan:
     """Whether the server is to prove NARs that it has already."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What a cache has after a push."""
+
+    view: CacheView
+    hash_parts: tuple[HashPart, ...]
+    """Of the paths of the closure but those that upstreams have."""
+
+
 async def push(
     server: Server,
     cache: str,
@@ -74,7 +83,7 @@ async def push(
     jobs: int | None = None,
     is_verifying: bool = False,
     counts: PushCounts,
-) -> None:
+) -> Pushed:
     """Push *paths* and all that they reach, counting in *counts* what was done.
 
     Args:
@@ -120,6 +129,7 @@ async def push(
                     executor.shutdown(wait=False, cancel_futures=True)
     finally:
         counts.sent_bytes = server.sent_bytes
+    return Pushed(view, tuple(info.store_path.hash_part for info in closure if info.store_path not in plan.externals))
 
 
 async def _plan(

@@ -5,9 +5,11 @@ growing waits or those that the server asks for. Everything else is one of our e
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from typing import Final, TypeVar
 from urllib.parse import quote
@@ -97,6 +99,8 @@ class Server:
         self._has_answered = False
         self.sent_bytes = 0
         """Bytes of request bodies that were sent, those of repeated tries included."""
+        self.clock_difference: float | None = None
+        """Seconds by which this machine's clock is ahead of the server's; `None`: no answer has told its time yet."""
 
     @property
     def url(self) -> str:
@@ -356,6 +360,7 @@ class Server:
             raise InvalidFormat(f"{self.url} is not the address of a server: {exc.message}") from exc
         except PyreqwestError as exc:
             raise Unavailable(f"{self.url} cannot be reached: {_cause_of(exc)}") from exc
+        self.clock_difference = _compare_clocks(response.get_header("Date"))
         if _OK <= response.status < _MULTIPLE_CHOICES or response.status == also:
             return data
         raise _as_error(response, data, f"{method} {self.url}/api/v1{path}")
@@ -444,6 +449,14 @@ def _explanation(response: Response, data: bytes) -> str | None:
     if response.status >= _SERVER_FAULT:
         return f"{problem.detail} (request {problem.request_id})"
     return problem.detail
+
+
+def _compare_clocks(date: str | None) -> float | None:
+    """How far this machine's clock is ahead of a ``Date`` header, in seconds."""
+    try:
+        return None if date is None else time.time() - parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return None
 
 
 def _retry_after(response: Response) -> int:
