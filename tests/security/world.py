@@ -10,7 +10,8 @@ import sqlite3
 import sys
 import threading
 import warnings
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections import Counter
+from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -73,25 +74,43 @@ def noted_connections() -> Generator[None]:
         _connections = None
 
 
-def _trace(note: Callable[[str], None] | None) -> None:
-    assert _connections is not None
-    for connection in list(_connections):
-        try:
-            connection.set_trace_callback(note)
-        except sqlite3.ProgrammingError:  # it was closed
-            _connections.remove(connection)
-
-
 @contextlib.contextmanager
 def noted_statements() -> Generator[list[str]]:
     """What is sent to any SQLite database of this world meanwhile, without its values."""
+    assert _connections is not None
+    noted: list[tuple[int, str]] = []
     statements: list[str] = []
-    # Values stand in the text; only where they stand may be compared.
-    _trace(lambda statement: statements.append(_LITERAL.sub("?", statement)))
+    for number, connection in enumerate(list(_connections)):
+        try:
+            # Values stand in the text; only where they stand may be compared.
+            connection.set_trace_callback(lambda text, number=number: noted.append((number, _LITERAL.sub("?", text))))
+        except sqlite3.ProgrammingError:  # it was closed
+            _connections.remove(connection)
     try:
         yield statements
     finally:
-        _trace(None)
+        for connection in _connections:
+            connection.set_trace_callback(None)
+        statements += _without_flushes(noted)
+
+
+def _without_flushes(noted: Sequence[tuple[int, str]]) -> list[str]:
+    """The statements without transactions that write what was counted in memory, whenever that is due."""
+    begun: Counter[int] = Counter()
+    transactions: list[int] = []
+    for number, text in noted:
+        begun[number] += text.startswith("BEGIN")
+        transactions.append(begun[number])
+    dropped = {
+        (number, transaction)
+        for (number, text), transaction in zip(noted, transactions, strict=True)
+        if text.startswith(("UPDATE token SET last_used_at", "INSERT INTO path_access"))
+    }
+    return [
+        text
+        for (number, text), transaction in zip(noted, transactions, strict=True)
+        if (number, transaction) not in dropped
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +122,12 @@ class Seen:
 
     def without(self, *names: str) -> tuple[object, ...]:
         """All that a caller sees, and the statements, with *names* and what differs by chance left out."""
-        headers = {name: value for name, value in self.answer.headers.items() if name not in {"x-request-id", "date"}}
+        headers = {name: value for name, value in self.answer.headers.items() if name != "date"}
         body = self.answer.body.decode("latin-1")
         length = int(headers.pop("content-length", "0"))
-        for name in (*names, self.answer.headers.get("x-request-id", "")):
-            if name:
-                length -= body.count(name) * len(name)
-                body = body.replace(name, "…")
+        for name in names:
+            length -= body.count(name) * len(name)
+            body = body.replace(name, "…")
         return self.answer.status, headers, length, body, self.statements
 
 
@@ -165,7 +183,13 @@ class World:
         path = rule.path.replace("{cache}", cache).replace("{token}", str(self.victims[cache]))
         body = None if rule.body is None else rule.body.replace(b"{cache}", cache.encode())
         with noted_statements() as statements:
-            answer = await self.ask(method, path, body, credential=self.credentials[caller.name, cache])
+            answer = await self.ask(
+                method,
+                path,
+                body,
+                credential=self.credentials[caller.name, cache],
+                headers={"x-request-id": "of-the-matrix"},
+            )
         return Seen(answer, tuple(statements))
 
     async def undo(self, rule: Rule, cache: Cache) -> None:
@@ -278,7 +302,7 @@ class World:
 @contextlib.asynccontextmanager
 async def open_world(folder: Path) -> AsyncGenerator[World]:
     """A server over *folder* without maintenance, ready to be asked."""
-    settings = ServerSettings(data_dir=folder, collect_seconds=0, keep_backups=0)
+    settings = ServerSettings(data_dir=folder, collect_seconds=0, keep_backups=0, verify_speed=0)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
     with noted_connections(), start(DataFolder(folder), clock=clock, draw=lambda size: bytes([size]) * size) as started:
         assert started.first_token is not None
