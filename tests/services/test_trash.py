@@ -196,6 +196,20 @@ async def test_why_tells_what_hid_a_path_and_until_when_it_can_come_back(world: 
     assert answer.hidden_because == f"deleted by ann, with {APP} which it reaches"
 
 
+async def test_why_tells_what_heals_a_damaged_path(world: World) -> None:
+    await world.store.database.write(
+        lambda connection: (
+            connection.execute(
+                update(path).where(path.c.hash_part == OTHER[:32]).values(hidden_at=NOW, hidden_because=UNREADABLE)
+            )
+            and None
+        )
+    )
+    told = (await world.why(OTHER)).explanation
+    assert "can be restored" not in told, "restoring it is refused"
+    assert "a push of what is damaged heals it" in told
+
+
 async def test_why_tells_what_a_path_waits_for(world: World) -> None:
     late, missing = "g" * 32 + "-late", "f" * 32 + "-missing"
     body = await world.store.nar_body(world.cache, nar_of(b"late"))

@@ -29,6 +29,7 @@ from icehouse.nix import nix32
 from icehouse.nix.hashes import render_sha256
 from icehouse.nix.store_paths import HASH_PART_LENGTH, HashPart
 from icehouse.rules.pins import kept_revisions
+from icehouse.rules.verification import DAMAGED
 
 _MAX_SEARCHED: Final = 4_000  # paths that pins keep, each of which takes 14 to 20 µs in a cache of a million
 _SEARCHED_AT_ONCE: Final = 1_000
@@ -125,13 +126,22 @@ def _explain_visible(connection: Connection, cache: CacheRow, facts: PathFacts, 
 
 def _explain_hidden(connection: Connection, cache: CacheRow, facts: PathFacts, hidden_at: int) -> WhyAnswer:
     until = hidden_at + load_settings(connection, cache.id)[0].trash_seconds
+    if facts.hidden_because is not None and facts.hidden_because.startswith(DAMAGED):
+        way_back = (
+            f"Until {_render_time(until)} it is kept: a push of what is damaged heals it, and so does `icehouse verify "
+            "--repair` on the server."
+        )
+    else:
+        way_back = (
+            f"Until {_render_time(until)} it can be restored, and a push of it or of a path that refers to it restores "
+            "it."
+        )
     return WhyAnswer(
         hash_part=facts.store_path.hash_part,
         state="hidden",
         explanation=(
             f"{facts.store_path}, pushed on {_render_time(facts.created_at)}{_by(facts.published_by)}, was moved to "
-            f"the trash on {_render_time(hidden_at)}: {facts.hidden_because or 'no reason was noted'}. Until "
-            f"{_render_time(until)} it can be restored, and a push of it or of a path that refers to it restores it."
+            f"the trash on {_render_time(hidden_at)}: {facts.hidden_because or 'no reason was noted'}. {way_back}"
         ),
         since=hidden_at,
         published_by=facts.published_by,
