@@ -187,6 +187,27 @@ async def test_why_says_when_pins_keep_too_many_paths_to_look_at(world: World, m
     assert "is not known" in answer.explanation
 
 
+async def test_why_looks_at_nothing_that_was_there_before_the_path(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.pin("release", TOOL)
+    new = "g" * 32 + "-new"
+    await world.store.push(world.cache, (new, nar_of(b"new"), [LIB]))
+    monkeypatch.setattr(serve, "_MAX_SEARCHED", 1)
+    answer = await world.why(new)
+    assert (answer.kept_by, answer.is_every_pin_searched) == (None, True)
+
+
+async def test_why_finds_the_pin_of_a_path_that_came_back_before_what_refers_to_it(world: World) -> None:
+    await world.delete(LIB, with_referrers=True)
+    assert await world.restore(LIB) == [LIB]
+    assert await world.restore(TOOL) == [APP, TOOL]
+    await world.pin("release", TOOL)
+    keeper = (await world.why(LIB)).kept_by
+    assert keeper is not None
+    assert keeper.chain == [TOOL, APP, LIB]
+
+
 async def test_why_tells_what_hid_a_path_and_until_when_it_can_come_back(world: World) -> None:
     settings = CacheSettings(trash_seconds=DAY)
     await world.store.database.write(lambda connection: set_settings(connection, world.cache.id, settings))

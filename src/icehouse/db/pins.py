@@ -159,11 +159,19 @@ def delete_pin(connection: Connection, cache_id: int, name: str) -> bool:
     return connection.execute(delete(pin).where(pin.c.cache_id == cache_id, pin.c.name == name)).rowcount > 0
 
 
-def find_links(connection: Connection, cache_id: int, hash_parts: Sequence[HashPart]) -> dict[HashPart, Links]:
-    """Those of at most a thousand *hash_parts* that are visible in the cache, with what they refer to."""
+def find_links(
+    connection: Connection, cache_id: int, hash_parts: Sequence[HashPart], *, since: int = 0
+) -> dict[HashPart, Links]:
+    """Those of at most a thousand *hash_parts* that are visible in the cache, with what they refer to.
+
+    With *since* only those that became visible in that generation of the cache or later.
+    """
     rows = connection.execute(
         select(path.c.hash_part, path.c.name, path.c.references).where(
-            path.c.cache_id == cache_id, path.c.hash_part.in_(hash_parts), path.c.hidden_at.is_(None)
+            path.c.cache_id == cache_id,
+            path.c.hash_part.in_(hash_parts),
+            path.c.hidden_at.is_(None),
+            path.c.generation >= since,
         )
     )
     return {row.hash_part: Links(f"{row.hash_part}-{row.name}", row.references.split()) for row in rows}

@@ -28,6 +28,8 @@ class PathFacts:
     """Description of the token."""
     hidden_at: int | None
     hidden_because: str | None
+    generation: int
+    """The cache's when it became visible: whatever visible refers to it became so then or later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ def find_visible_names(connection: Connection, cache_id: int, path_ids: Collecti
     return found
 
 
-def _select_facts() -> Any:  # noqa: ANN401  the type of a statement with nine columns says less than they do
+def _select_facts() -> Any:  # noqa: ANN401  the type of a statement with ten columns says less than they do
     return select(
         path.c.id,
         path.c.hash_part,
@@ -150,6 +152,7 @@ def _select_facts() -> Any:  # noqa: ANN401  the type of a statement with nine c
         token.c.description,
         path.c.hidden_at,
         path.c.hidden_because,
+        path.c.generation,
     ).outerjoin(token, token.c.id == path.c.published_by)
 
 
@@ -162,4 +165,5 @@ def _facts(row: Row[Any]) -> PathFacts:
         published_by=row.description,
         hidden_at=row.hidden_at,
         hidden_because=row.hidden_because,
+        generation=row.generation,
     )

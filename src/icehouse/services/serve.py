@@ -209,7 +209,8 @@ def _explain_external(connection: Connection, cache: CacheRow, external: Externa
 def _find_keeper(connection: Connection, cache: CacheRow, facts: PathFacts, now: int) -> tuple[KeptBy | None, bool]:
     """A pin that keeps the path, by one of the shortest chains; and, if none was found, whether all were looked at.
 
-    There is no index of referrers. So the way is down from all that is pinned, breadth first.
+    There is no index of referrers. So the way is down from all that is pinned, breadth first; but what became visible
+    before the path did cannot refer to it.
     """
     roots = {
         revision.path_id: (pin.name, revision.number)
@@ -233,7 +234,7 @@ def _find_keeper(connection: Connection, cache: CacheRow, facts: PathFacts, now:
             if searched > _MAX_SEARCHED:
                 return None, False
             hash_parts = [HashPart(name[:HASH_PART_LENGTH]) for name in some]
-            for links in find_links(connection, cache.id, hash_parts).values():
+            for links in find_links(connection, cache.id, hash_parts, since=facts.generation).values():
                 new = [reference for reference in links.references if reference not in came_from]
                 came_from.update(dict.fromkeys(new, links.base_name))
                 following += new
