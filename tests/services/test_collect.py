@@ -25,7 +25,7 @@ from icehouse.services.pack_writing import PackWriter
 from icehouse.storage.blobs import BlobInfo, BlobKey
 from icehouse.storage.memory import MemoryBlobStore
 from icehouse.storage.nars import pack_key
-from tests.services.publishing import NOW, Store, Upload, cut, nar_of, path_body
+from tests.services.publishing import NOW, Store, Upload, cut, identity_of, nar_of, path_body
 
 DAY = 86_400
 TRASH = 7 * DAY
@@ -342,6 +342,45 @@ async def test_mostly_dead_pack_is_compacted_and_what_lives_is_served(world: Wor
     assert decompress(await world.store.download(world.cache, keep)) == keep
     assert len(set(world.store.keys("packs/")) - packs_before) == 1
     assert sum(world.store.blobs.size(BlobKey(key)) for key in world.store.keys("packs/")) < 400_000
+
+
+async def test_copy_that_makes_the_very_pack_that_was_damaged_takes_its_place(world: World) -> None:
+    """The first pack has but the chunk that was damaged; the copy of that chunk's second pack has the same bytes."""
+    keep, drop = contents(5), contents(6, 600_000)
+    kept, dropped = f"{'d' * 32}-keep", f"{'f' * 32}-drop"
+    await world.store.push(world.cache, (kept, keep, []))
+    (lone,) = set(world.store.keys("packs/")) - await pack_keys(world, LIB_NAR, APP_NAR, TOOL_NAR)
+    await world.store.database.write(
+        lambda connection: connection.execute(
+            update(chunk).where(chunk.c.identity == identity_of(cut(keep)[0])).values(quarantined_at=NOW)
+        )
+        and None
+    )
+    await world.store.send_chunks(world.cache, [*cut(keep), *cut(drop)])
+    await world.store.push(world.cache, (dropped, drop, []))
+    await world.pin(kept)
+    await world.configure(keep_unused_seconds=30 * DAY, trash_seconds=0)
+    world.pass_days(31)
+    world.collect()
+    world.pass_days(0.1)
+    report = world.sweep()
+    assert report.compacted_packs == 1
+    assert await pack_keys(world, keep) == {lone}
+    for days in (1.1, 1.1):
+        world.pass_days(days)
+        world.sweep()
+    assert world.store.keys("packs/") == [lone]
+    assert decompress(await world.store.download(world.cache, keep)) == keep
+
+
+async def pack_keys(world: World, *nars: bytes) -> set[str]:
+    """The packs that have the chunks of the NARs."""
+    identities = [identity_of(piece) for nar_bytes in nars for piece in cut(nar_bytes)]
+    same = chunk.c.identity.in_(identities)
+    names = await world.store.database.read(
+        lambda connection: connection.execute(select(pack.c.name).join(chunk).where(same)).scalars().all()
+    )
+    return {pack_key(world.cache.domain_id, name) for name in names}
 
 
 async def test_objects_that_no_row_knows_go_after_a_day(world: World) -> None:

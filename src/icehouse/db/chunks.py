@@ -152,7 +152,7 @@ def add_pack(
     wanted = [(entry, offset) for entry, offset in zip(entries, offsets, strict=True) if entry.identity not in sound]
     if not wanted:
         return AddedPack(sound, is_new=False)
-    pack_id = _put_pack(connection, domain_id, name, size_bytes, now=now)
+    pack_id = put_pack(connection, domain_id, name, size_bytes, now=now)
     new: list[dict[str, object]] = []
     for entry, offset in wanted:
         values: dict[str, object] = {
@@ -173,8 +173,12 @@ def add_pack(
     return AddedPack(numbers, is_new=True)
 
 
-def _put_pack(connection: Connection, domain_id: int, name: bytes, size_bytes: int, *, now: int) -> int:
-    # A pack that heals a damaged one, or brings back one that is about to go, may have the same bytes and so its name.
+def put_pack(connection: Connection, domain_id: int, name: bytes, size_bytes: int, *, now: int) -> int:
+    """Add a pack whose bytes are durable, and give its id.
+
+    One that heals a damaged pack, or brings back one that is about to go, may have the same bytes and so its name: then
+    that row is the pack's, and counts as new.
+    """
     present = connection.execute(select(pack.c.id).where(pack.c.domain_id == domain_id, pack.c.name == name)).scalar()
     if present is not None:
         connection.execute(update(pack).where(pack.c.id == present).values(created_at=now, condemned_at=None))

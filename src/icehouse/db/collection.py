@@ -21,6 +21,7 @@ from sqlalchemy import (
     update,
 )
 
+from icehouse.db.chunks import put_pack
 from icehouse.db.schema import (
     build_log,
     cache,
@@ -234,14 +235,13 @@ def move_chunks(
 
     The packs that they leave are condemned if nothing else condemned them before.
     """
-    values = {"domain_id": domain_id, "name": name, "size_bytes": size_bytes, "created_at": now}
-    pack_id = connection.execute(insert(pack).values(**values).returning(pack.c.id)).scalar_one()
+    pack_id = put_pack(connection, domain_id, name, size_bytes, now=now)
     moved = 0
     for one, offset in moves:
         still = (chunk.c.number == one.number) & (chunk.c.pack_id == one.pack_id)
         statement = update(chunk).where(still, chunk.c.pack_offset == one.pack_offset)
         moved += connection.execute(statement.values(pack_id=pack_id, pack_offset=offset)).rowcount
-    left = {one.pack_id for one, _ in moves}
+    left = {one.pack_id for one, _ in moves} - {pack_id}
     connection.execute(update(pack).where(pack.c.id.in_(left), pack.c.condemned_at.is_(None)).values(condemned_at=now))
     return moved
 
