@@ -15,7 +15,7 @@ from sqlalchemy import Connection, delete, select, update
 from icehouse.api.publish import MissingRequest, PathBody, PathsAnswer, PathsRequest
 from icehouse.db.caches import CacheRow, delete_cache, insert_upstream
 from icehouse.db.paths import PathRow, load_paths
-from icehouse.db.schema import external, path, waiting_path, waiting_reference
+from icehouse.db.schema import chunk, external, path, waiting_path, waiting_reference
 from icehouse.errors import IcehouseError, InvalidFormat, NotFound, OverQuota, TooLarge
 from icehouse.nix.content_address import ContentAddress, IngestionMethod, make_fixed_path, make_text_path
 from icehouse.nix.hashes import HashAlgorithm, NixHash
@@ -29,7 +29,7 @@ from icehouse.rules.verification import UNREADABLE
 from icehouse.services.publish import MAX_HASH_PARTS, MAX_PATHS, MAX_REFERENCES
 from icehouse.storage.blobs import BlobInfo, BlobKey, BlobStore, BlobWriter
 from icehouse.storage.memory import MemoryBlobStore
-from tests.services.publishing import KEY, NOW, Store, nar_of, path_body
+from tests.services.publishing import KEY, NOW, Store, cut, identity_of, nar_of, path_body
 
 HASH_A = "a" * 32
 HASH_B = "b" * 32
@@ -668,3 +668,14 @@ async def test_push_of_what_refers_to_a_damaged_path_does_not_bring_that_back(st
     await store.database.write(lambda connection: connection.execute(damaged) and None)
     await assert_refused(store, cache, path_body(TOOL, LIB_NAR, [APP]), f"reference {APP} is neither here")
     assert await visible(store, cache, LIB, APP) == []
+
+
+async def test_path_whose_nar_was_found_damaged_is_refused_until_it_is_sent_again(
+    store: Store, cache: CacheRow
+) -> None:
+    identity = identity_of(cut(LIB_NAR)[0])
+    damaged = update(chunk).where(chunk.c.identity == identity).values(quarantined_at=NOW)
+    await store.database.write(lambda connection: connection.execute(damaged) and None)
+    await assert_refused(store, cache, path_body(LIB, LIB_NAR), "its NAR was found damaged; send it again")
+    await store.push(cache, (LIB, LIB_NAR, []))
+    assert await visible(store, cache, LIB) == [LIB]

@@ -15,7 +15,7 @@ from icehouse.db.collection import forget_purged
 from icehouse.db.engine import Database
 from icehouse.db.migrate import prepare_access_database
 from icehouse.db.pins import insert_pin, insert_revision
-from icehouse.db.schema import path, upstream
+from icehouse.db.schema import chunk, path, upstream
 from icehouse.db.trash import find_facts
 from icehouse.errors import Conflict, NotFound
 from icehouse.nix.store_paths import HashPart, parse_hash_part
@@ -26,7 +26,7 @@ from icehouse.services import serve
 from icehouse.services.collect import Collector
 from icehouse.services.serve import explain_path
 from icehouse.services.trash import Trash
-from tests.services.publishing import KEY, NOW, Store, nar_of, path_body
+from tests.services.publishing import KEY, NOW, Store, cut, identity_of, nar_of, path_body
 
 LIB, APP, TOOL, OTHER = (
     f"{letter * 32}-{name}" for letter, name in zip("abcd", ("lib", "app", "tool", "o"), strict=True)
@@ -155,6 +155,23 @@ async def test_path_that_is_damaged_or_lacks_something_is_not_restored(world: Wo
     )
     with pytest.raises(Conflict, match="is damaged or was purged"):
         await world.restore(TOOL)
+
+
+async def test_path_that_was_hit_by_damage_in_the_trash_is_not_restored_before_it_is_healed(world: World) -> None:
+    await world.delete(LIB, with_referrers=True)
+    (identity,) = map(identity_of, cut(nar_of(b"lib")))
+
+    async def mark(quarantined_at: int | None) -> None:
+        damaged = update(chunk).where(chunk.c.identity == identity).values(quarantined_at=quarantined_at)
+        await world.store.database.write(lambda connection: connection.execute(damaged) and None)
+
+    await mark(NOW)
+    for each in (LIB, TOOL):
+        with pytest.raises(Conflict, match="is damaged or was purged"):
+            await world.restore(each)
+    assert await world.names() == [OTHER]
+    await mark(None)
+    assert await world.restore(TOOL) == [LIB, APP, TOOL]
 
 
 async def test_list_goes_on_after_a_page(world: World) -> None:

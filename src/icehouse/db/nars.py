@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select, update
 
-from icehouse.db.schema import nar, path, recipe
+from icehouse.db.chunks import are_all_sound
+from icehouse.db.schema import chunk, nar, path, recipe
+from icehouse.errors import InvalidFormat
 from icehouse.nix import nix32
+from icehouse.rules.recipes import parse_runs
 
 _BATCH = 1000
 _YOUNG_SECONDS = 3600  # a day later a NAR without a path is removed
@@ -41,6 +44,35 @@ def find_nars(connection: Connection, domain_id: int, nar_hashes: Collection[byt
 def find_recipe(connection: Connection, nar_id: int) -> bytes | None:
     """The encoded recipe of a NAR."""
     return connection.execute(select(recipe.c.body).where(recipe.c.nar_id == nar_id)).scalar()
+
+
+def find_unsound(connection: Connection, nar_ids: Collection[int]) -> set[int]:
+    """Those of the NARs that cannot be put together, since a chunk of theirs is known to be damaged.
+
+    As long as nothing is damaged this costs one look at an empty index.
+    """
+    is_damaged = select(chunk.c.number).where(chunk.c.quarantined_at.is_not(None)).limit(1)
+    if connection.execute(is_damaged).first() is None:
+        return set()
+    wanted = list(nar_ids)
+    unsound: set[int] = set()
+    for start in range(0, len(wanted), _BATCH):
+        batch = wanted[start : start + _BATCH]
+        rows = connection.execute(
+            select(nar.c.id, nar.c.domain_id, recipe.c.body)
+            .outerjoin_from(nar, recipe, recipe.c.nar_id == nar.c.id)
+            .where(nar.c.id.in_(batch))
+        )
+        unsound.update(row.id for row in rows if not is_sound(connection, row.domain_id, row.body))
+    return unsound
+
+
+def is_sound(connection: Connection, domain_id: int, recipe_body: bytes | None) -> bool:
+    """Whether a recipe is there and can be read, and the domain has each of its chunks, none of them damaged."""
+    try:
+        return recipe_body is not None and are_all_sound(connection, domain_id, parse_runs(recipe_body))
+    except InvalidFormat:
+        return False
 
 
 def touch_nar(connection: Connection, nar_id: int, *, now: int) -> bool:

@@ -6,6 +6,7 @@ from typing import Final
 
 from sqlalchemy import Connection, insert, select, update
 
+from icehouse.db.nars import find_unsound
 from icehouse.db.schema import external, path
 from icehouse.nix import nix32
 from icehouse.nix.hashes import parse_sha256
@@ -99,19 +100,22 @@ def find_names(connection: Connection, cache_id: int, hash_parts: Collection[Has
 
 
 def find_damaged(connection: Connection, cache_id: int, hash_parts: Collection[HashPart]) -> set[HashPart]:
-    """Those of *hash_parts* that damage hid. They come back when it is mended, and by nothing else."""
-    return {
-        row.hash_part
+    """Those of *hash_parts* that damage hid, or hit while they were hidden for another reason.
+
+    They come back when it is mended, and by nothing else.
+    """
+    hit_by_damage = path.c.hidden_because.startswith(DAMAGED, autoescape=True)
+    rows = [
+        row
         for batch in _batches(list(hash_parts))
         for row in connection.execute(
-            select(path.c.hash_part).where(
-                path.c.cache_id == cache_id,
-                path.c.hash_part.in_(batch),
-                path.c.hidden_at.is_not(None),
-                path.c.hidden_because.startswith(DAMAGED, autoescape=True),
+            select(path.c.hash_part, path.c.nar_id, hit_by_damage.label("is_hit")).where(
+                path.c.cache_id == cache_id, path.c.hash_part.in_(batch), path.c.hidden_at.is_not(None)
             )
         )
-    }
+    ]
+    unsound = find_unsound(connection, {row.nar_id for row in rows})
+    return {row.hash_part for row in rows if row.is_hit or row.nar_id in unsound}
 
 
 def find_restorable(connection: Connection, cache_id: int, hash_parts: Collection[HashPart]) -> dict[HashPart, PathRow]:

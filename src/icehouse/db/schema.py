@@ -4,7 +4,7 @@ Times are whole seconds since the epoch, UTC. Hashes are raw bytes, except where
 at once. Rows of immutable things (chunk, nar, recipe) are small on purpose: there are millions of them.
 """
 
-from sqlalchemy import BLOB, Column, ForeignKey, Index, Integer, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import BLOB, Column, ForeignKey, Index, Integer, MetaData, Table, Text, UniqueConstraint, text
 
 metadata = MetaData()
 
@@ -104,6 +104,12 @@ chunk = Table(
     Column("places", BLOB, doc="positions and patch offsets, as in `rules.packs`; null: the chunk has no store hash"),
     Column("quarantined_at", Integer, doc="null: sound. Else answered as missing, until a push brings the chunk again"),
     UniqueConstraint("domain_id", "identity"),
+    Index(
+        "chunk_quarantined",
+        "quarantined_at",
+        sqlite_where=text("quarantined_at IS NOT NULL"),
+        postgresql_where=text("quarantined_at IS NOT NULL"),
+    ),
     sqlite_autoincrement=True,  # a recipe names chunks by number, so a number never gets a second meaning
 )
 

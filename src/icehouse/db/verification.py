@@ -9,15 +9,14 @@ from typing import Final, TypeVar
 from sqlalchemy import Column, ColumnElement, Connection, func, insert, select, update
 
 from icehouse.db.caches import next_generation
-from icehouse.db.chunks import ChunkRow, are_all_sound, merge_runs
+from icehouse.db.chunks import ChunkRow, merge_runs
 from icehouse.db.collection import PackRow
-from icehouse.db.nars import NarRow, find_recipe
+from icehouse.db.nars import NarRow, find_unsound
 from icehouse.db.paths import find_visible, load_externals, restore_paths
 from icehouse.db.schema import cache, chunk, domain, nar, pack, path, recipe, verify_pass
-from icehouse.errors import InvalidFormat
 from icehouse.nix import nix32
 from icehouse.nix.store_paths import HashPart
-from icehouse.rules.recipes import Run, parse_runs
+from icehouse.rules.recipes import Run
 from icehouse.rules.verification import DAMAGED, ROWS_WRONG, UNREADABLE, referrer_reason
 
 PAGE_ROWS: Final = 1000
@@ -409,14 +408,15 @@ def restore_referrers(connection: Connection, cache_id: int, base_names: Collect
 
 def _restore(connection: Connection, cache_id: int, is_candidate: ColumnElement[bool]) -> list[str]:
     rows = connection.execute(
-        select(path.c.id, path.c.nar_id, path.c.hash_part, path.c.name, path.c.references, nar.c.domain_id)
+        select(path.c.id, path.c.nar_id, path.c.hash_part, path.c.name, path.c.references)
         .where(path.c.cache_id == cache_id, path.c.hidden_at.is_not(None), is_candidate)
-        .where(path.c.hidden_because != ROWS_WRONG, nar.c.id == path.c.nar_id)
+        .where(path.c.hidden_because != ROWS_WRONG)
     ).all()
     candidates = {row.hash_part: row for row in rows}
     wanted = {HashPart(reference[:32]) for row in rows for reference in row.references.split()}
     there = find_there(connection, cache_id, wanted)
-    lost = {row.hash_part for row in rows if not _is_sound(connection, row.domain_id, row.nar_id)}
+    unsound = find_unsound(connection, {row.nar_id for row in rows})
+    lost = {row.hash_part for row in rows if row.nar_id in unsound}
     count = -1
     while len(lost) > count:
         count = len(lost)
@@ -428,14 +428,6 @@ def _restore(connection: Connection, cache_id: int, is_candidate: ColumnElement[
     if whole:
         restore_paths(connection, [row.id for row in whole], generation=next_generation(connection, cache_id))
     return [f"{row.hash_part}-{row.name}" for row in whole]
-
-
-def _is_sound(connection: Connection, domain_id: int, nar_id: int) -> bool:
-    body = find_recipe(connection, nar_id)
-    try:
-        return body is not None and are_all_sound(connection, domain_id, parse_runs(body))
-    except InvalidFormat:
-        return False
 
 
 def find_there(connection: Connection, cache_id: int, hash_parts: Iterable[HashPart]) -> set[str]:

@@ -47,6 +47,8 @@ class PublishFacts:
     """Those of the batch's NARs, and of the waiting paths', that are stored in the cache's domain, by hash."""
     waiting: Mapping[HashPart, PathRecord] = field(default_factory=dict[HashPart, PathRecord])
     """Paths that wait for one of the batch's, for one that waits for these, and so on."""
+    damaged_nars: frozenset[bytes] = frozenset()
+    """Those of the NARs that cannot be read whole, by hash: they must be sent again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,8 @@ def _find_faults(record: PathRecord, facts: PublishFacts, batch: Mapping[HashPar
         reasons.append("its NAR is not stored; send it first")
     elif size != record.nar_size:
         reasons.append(f"its NAR has {size} bytes, not {record.nar_size}")
+    elif record.nar_hash in facts.damaged_nars:
+        reasons.append("its NAR was found damaged; send it again")
     for reference in record.references:
         there = _find_there(reference, facts, batch)
         if there is not None and there != reference:

@@ -14,7 +14,7 @@ from icehouse.api.publish import MissingAnswer, MissingRequest, PathBody, PathsA
 from icehouse.db.caches import CacheRow, UpstreamRow, get_cache, list_upstreams, next_generation
 from icehouse.db.chunks import load_chunks
 from icehouse.db.engine import Database
-from icehouse.db.nars import NarRow, find_nars, find_recipe
+from icehouse.db.nars import NarRow, find_nars, find_recipe, find_unsound
 from icehouse.db.paths import (
     ExternalRow,
     PathRow,
@@ -346,7 +346,14 @@ def _load(connection: Connection, cache: CacheRow, batch: _Batch) -> _Loaded:
     externals |= {row.store_path.hash_part: row.store_path for row, _ in new_externals}
     nars = find_nars(connection, cache.domain_id, {record.nar_hash for record in records})
     sizes = {nar_hash: row.nar_size for nar_hash, row in nars.items()}
-    facts = PublishFacts(visible, externals, sizes, {hash_part: row.record for hash_part, row in waiting.items()})
+    unsound = find_unsound(connection, {row.id for row in nars.values()})
+    facts = PublishFacts(
+        visible,
+        externals,
+        sizes,
+        {hash_part: row.record for hash_part, row in waiting.items()},
+        frozenset(nar_hash for nar_hash, row in nars.items() if row.id in unsound),
+    )
     restored = [row.id for hash_part, row in hidden.items() if hash_part not in named]
     return _Loaded(facts, paths, nars, new_externals, waiting, restored)
 
