@@ -20,7 +20,7 @@ from icehouse.db.schema import cache as cache_table
 from icehouse.db.schema import chunk, collection, nar, pack, path, pin_revision
 from icehouse.rules.frames import Frame
 from icehouse.rules.pins import KEEP_ALL, Keep, Revision
-from icehouse.services.collect import Collector
+from icehouse.services.collect import Collector, Sweep
 from icehouse.services.pack_writing import PackWriter
 from icehouse.storage.blobs import BlobInfo, BlobKey
 from icehouse.storage.memory import MemoryBlobStore
@@ -351,10 +351,12 @@ async def test_copy_that_makes_the_very_pack_that_was_damaged_takes_its_place(wo
     await world.store.push(world.cache, (kept, keep, []))
     (lone,) = set(world.store.keys("packs/")) - await pack_keys(world, LIB_NAR, APP_NAR, TOOL_NAR)
     await world.store.database.write(
-        lambda connection: connection.execute(
-            update(chunk).where(chunk.c.identity == identity_of(cut(keep)[0])).values(quarantined_at=NOW)
+        lambda connection: (
+            connection.execute(
+                update(chunk).where(chunk.c.identity == identity_of(cut(keep)[0])).values(quarantined_at=NOW)
+            )
+            and None
         )
-        and None
     )
     await world.store.send_chunks(world.cache, [*cut(keep), *cut(drop)])
     await world.store.push(world.cache, (dropped, drop, []))
@@ -371,6 +373,60 @@ async def test_copy_that_makes_the_very_pack_that_was_damaged_takes_its_place(wo
         world.sweep()
     assert world.store.keys("packs/") == [lone]
     assert decompress(await world.store.download(world.cache, keep)) == keep
+
+
+async def test_dry_run_does_not_promise_a_copy_of_what_is_known_to_be_damaged(world: World) -> None:
+    keep, lost, drop = contents(5), contents(6), contents(7, 900_000)
+    kept, hit, dropped = f"{'d' * 32}-keep", f"{'f' * 32}-hit", f"{'g' * 32}-drop"
+    await world.store.send_chunks(world.cache, [*cut(keep), *cut(lost), *cut(drop)])
+    await world.store.push(world.cache, (kept, keep, []), (hit, lost, [kept]), (dropped, drop, []))
+    await world.pin(hit)
+    await world.configure(keep_unused_seconds=30 * DAY, trash_seconds=0)
+    damaged = update(chunk).where(chunk.c.identity == identity_of(cut(lost)[0])).values(quarantined_at=NOW)
+    await world.store.database.write(lambda connection: connection.execute(damaged) and None)
+    for days in (31, 0.1, 1.1, 1.1):
+        world.pass_days(days)
+        planned = world.collect(is_dry_run=True)
+        done = world.collect()
+        assert (done.marks, done.sweeps) == (planned.marks, planned.sweeps)
+    await world.store.push(world.cache, (f"{'h' * 32}-again", lost, []))
+    assert decompress(await world.store.download(world.cache, lost)) == lost
+
+
+class Overtaken(Collector):
+    """Somebody empties the trash sooner, just after what was due was purged."""
+
+    world: World
+
+    def plan_sweep(self, domain_id: int, now: int, *, is_dry_run: bool) -> Sweep:
+        sooner = update(cache_table).values(trash_seconds=0)
+        self.world.store.database.write_now(lambda connection: connection.execute(sooner) and None)
+        return super().plan_sweep(domain_id, now, is_dry_run=is_dry_run)
+
+
+async def test_nar_that_was_not_purged_keeps_its_packs_though_it_could_be_by_now(world: World) -> None:
+    await world.configure(keep_unused_seconds=30 * DAY)
+    world.pass_days(31)
+    world.collect()
+    world.pass_days(1)
+    store = world.store
+    collector = Overtaken(
+        store.database, world.access, store.blobs, lambda: store.now, started_by="", show_progress=lambda _: None
+    )
+    collector.world = world
+    (report,) = collector.collect("main", is_dry_run=False).sweeps
+    assert (report.purged_paths, report.condemned_packs) == (0, 0)
+
+
+async def test_what_is_pushed_after_the_plan_counts_in_the_size(world: World) -> None:
+    await world.configure(keep_unused_seconds=30 * DAY)
+    world.pass_days(31)
+    mark = world.collector.plan_mark(world.cache)
+    await world.store.push(world.cache, (f"{'d' * 32}-other", contents(4), [APP]))
+    world.collector.hide(mark)
+    assert 200_000 <= await world.stored_bytes() < 201_000, "of the plan nothing stays"
+    world.collect()
+    assert await world.stored_bytes() > 600_000, "the push rescued what it refers to"
 
 
 async def pack_keys(world: World, *nars: bytes) -> set[str]:

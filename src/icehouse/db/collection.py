@@ -57,6 +57,8 @@ class ChunkFact:
     number: int
     pack_id: int
     stored_bytes: int
+    is_sound: bool
+    """False: quarantined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +165,12 @@ def load_recipes(connection: Connection, nar_ids: Collection[int]) -> dict[int, 
 def page_of_chunks(connection: Connection, domain_id: int, after: int) -> list[ChunkFact]:
     """The next chunks of the domain, by number, after that number."""
     rows = connection.execute(
-        select(chunk.c.number, chunk.c.pack_id, chunk.c.stored_bytes)
+        select(chunk.c.number, chunk.c.pack_id, chunk.c.stored_bytes, chunk.c.quarantined_at.is_(None))
         .where(_by_id(chunk.c.domain_id) == domain_id, chunk.c.number > after)
         .order_by(chunk.c.number)
         .limit(PAGE_ROWS)
     )
-    return [ChunkFact(*row) for row in rows]
+    return [ChunkFact(*row[:3], is_sound=bool(row[3])) for row in rows]
 
 
 def list_packs(connection: Connection, domain_id: int) -> list[PackRow]:

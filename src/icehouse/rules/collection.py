@@ -31,6 +31,8 @@ class PackFacts:
     condemned_at: int | None
     live_bytes: int
     """Of the frames that some recipe names."""
+    sound_bytes: int
+    """Of those of them that can be copied: the others were found damaged, and wait for a push that heals them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,9 @@ def plan_packs(packs: Iterable[PackFacts], *, now: int) -> PackPlan:
             continue
         elif not pack.live_bytes:
             condemn.append(pack)
-        elif pack.live_bytes < COMPACT_BELOW * pack.size_bytes:
+        elif not pack.sound_bytes:
+            continue
+        elif pack.sound_bytes < COMPACT_BELOW * pack.size_bytes:
             sparse.append(pack)
         elif pack.size_bytes < SMALL_PACK_BYTES:
             small.append(pack)
@@ -81,7 +85,7 @@ def _group(packs: Iterable[PackFacts]) -> Iterable[tuple[PackFacts, ...]]:
     size = 0
     for pack in packs:
         group.append(pack)
-        size += pack.live_bytes
+        size += pack.sound_bytes
         if size >= _COMPACTED_BYTES:
             yield tuple(group)
             group, size = [], 0

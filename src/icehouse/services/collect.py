@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 
 from icehouse.api.collection import CollectionReport, HiddenPath, MarkReport, SweepReport
 from icehouse.db.access_times import forget_uses, page_of_uses
+from icehouse.db.cache_settings import grow, load_settings
 from icehouse.db.caches import PUBLIC_DOMAIN_ID, CacheRow, get_cache, list_caches
 from icehouse.db.collection import (
     PAGE_ROWS,
@@ -71,6 +72,8 @@ class Mark:
     cache: CacheRow
     generation: int
     """As it was before anything else was read."""
+    noted_bytes: int
+    """The size that was noted then."""
     ids: "array[int]"
     """The visible paths, ascending. Facts and plan name them by their places here."""
     names: Sequence[str]
@@ -166,7 +169,7 @@ class Collector:
     def plan_mark(self, cache: CacheRow) -> Mark:
         """Read the cache and decide what to hide."""
         database = self._database
-        generation = database.read_now(partial(read_generation, cache_id=cache.id))
+        generation, noted_bytes = database.read_now(partial(_read_state, cache_id=cache.id))
         retention = database.read_now(partial(read_retention, cache_id=cache.id))
         ids, pushed_at, nar_ids = array("Q"), array("Q"), array("Q")
         names: list[str] = []
@@ -192,7 +195,8 @@ class Collector:
         now = self._clock()
         roots = database.read_now(partial(self._find_roots, cache_id=cache.id, ids=ids, now=now))
         self._show_progress(f"{cache.name}: deciding")
-        return Mark(cache, generation, ids, names, places, facts, plan_retention(facts, roots, retention, now=now))
+        plan = plan_retention(facts, roots, retention, now=now)
+        return Mark(cache, generation, noted_bytes, ids, names, places, facts, plan)
 
     def _references(self, cache_id: int, ids: "array[int]", places: dict[str, int]) -> Lists:
         """For each of the paths, those that are visible. This second reading may see other rows than the first."""
@@ -276,29 +280,32 @@ class Collector:
             can_go = rescue(mark.facts.references, (place for place, _ in mark.plan.hide), needed)
             hidden = tuple((place, reason) for place, reason in mark.plan.hide if can_go[place])
             hide(connection, ((mark.ids[place], reason.value) for place, reason in hidden), now=now)
-            set_stored_bytes(connection, mark.cache.id, mark.plan.size_after)
+            _, noted_bytes = _read_state(connection, mark.cache.id)
+            pushed_since = noted_bytes - mark.noted_bytes
+            set_stored_bytes(connection, mark.cache.id, mark.plan.size_after + pushed_since)
             return hidden
 
         return self._database.write_now(act)
 
     def _remeasure(self, mark: Mark, hidden: tuple[tuple[int, Reason], ...]) -> int:
         size = size_without(mark.facts, (place for place, _ in hidden))
-        self._database.write_now(partial(set_stored_bytes, cache_id=mark.cache.id, stored_bytes=size))
+        more = size - mark.plan.size_after
+        self._database.write_now(lambda connection: grow(connection, mark.cache.id, more) and None)
         return size
 
     def _sweep_domain(self, domain_id: int, *, is_dry_run: bool) -> SweepReport:
         self._show_progress(f"domain {domain_id}: looking for what nothing needs")
         now = self._clock()
         if is_dry_run:
-            sweep = self.plan_sweep(domain_id, now)
-            planned = [Compaction(len(group), sum(pack.live_bytes for pack in group)) for group in sweep.packs.compact]
+            sweep = self.plan_sweep(domain_id, now, is_dry_run=True)
+            planned = [Compaction(len(group), sum(pack.sound_bytes for pack in group)) for group in sweep.packs.compact]
             return _report(domain_id, sweep, sweep.purged_paths, sweep.purged_nars, sweep.packs.delete, planned)
         purged_paths = self._purge_paths(domain_id, now)
         self._database.write_now(partial(purge_staged, domain_id=domain_id, now=now))
         purged_nars = 0
         while count := self._database.write_now(partial(purge_nars, domain_id=domain_id, now=now)):
             purged_nars += count
-        sweep = self.plan_sweep(domain_id, now)
+        sweep = self.plan_sweep(domain_id, now, is_dry_run=False)
         packs = sweep.packs
         self._database.write_now(partial(set_condemned, pack_ids=[pack.id for pack in packs.condemn], condemned_at=now))
         self._database.write_now(partial(set_condemned, pack_ids=[pack.id for pack in packs.lift], condemned_at=None))
@@ -335,15 +342,21 @@ class Collector:
             self._blobs.delete_unchanged(seen)
         return True
 
-    def plan_sweep(self, domain_id: int, now: int) -> Sweep:
-        """Look for what nothing in the domain needs."""
+    def plan_sweep(self, domain_id: int, now: int, *, is_dry_run: bool) -> Sweep:
+        """Look for what nothing in the domain needs.
+
+        A dry run leaves out the NARs that would be purged. Else they are purged already, and every one that is there
+        counts, whatever may be purged by now: whoever uses it again does not lift the condemnation of its packs.
+        """
         database = self._database
-        purged_paths = database.read_now(partial(count_purgeable_paths, domain_id=domain_id, now=now))
+        purged_paths = 0
         gone: set[int] = set()
-        after = 0
-        while ids := database.read_now(partial(page_of_purgeable_nars, domain_id=domain_id, after=after, now=now)):
-            gone.update(ids)
-            after = ids[-1]
+        if is_dry_run:
+            purged_paths = database.read_now(partial(count_purgeable_paths, domain_id=domain_id, now=now))
+            after = 0
+            while ids := database.read_now(partial(page_of_purgeable_nars, domain_id=domain_id, after=after, now=now)):
+                gone.update(ids)
+                after = ids[-1]
         live = bytearray()
         after = 0
         while recipes := database.read_now(partial(page_of_recipes, domain_id=domain_id, after=after)):
@@ -352,14 +365,17 @@ class Collector:
                 if nar_id not in gone:
                     _set_live(live, parse_runs(body))
         live_bytes: dict[int, int] = {}
+        sound_bytes: dict[int, int] = {}
         after = 0
         while chunks := database.read_now(partial(page_of_chunks, domain_id=domain_id, after=after)):
             after = chunks[-1].number
             for chunk in chunks:
                 if chunk.number < len(live) and live[chunk.number]:
                     live_bytes[chunk.pack_id] = live_bytes.get(chunk.pack_id, 0) + chunk.stored_bytes
+                    if chunk.is_sound:
+                        sound_bytes[chunk.pack_id] = sound_bytes.get(chunk.pack_id, 0) + chunk.stored_bytes
         rows = database.read_now(partial(list_packs, domain_id=domain_id))
-        packs = plan_packs((_pack_facts(row, live_bytes) for row in rows), now=now)
+        packs = plan_packs((_pack_facts(row, live_bytes, sound_bytes) for row in rows), now=now)
         return Sweep(purged_paths, len(gone), packs, live, tuple(self._find_strays(domain_id, now)))
 
     def _find_strays(self, domain_id: int, now: int) -> Iterator[BlobInfo]:
@@ -386,6 +402,11 @@ class Collector:
         return [info for info in batch if info.is_unfinished or names[info.key] not in known]
 
 
+def _read_state(connection: Connection, cache_id: int) -> tuple[int, int]:
+    """A cache's generation, and its size as it is noted."""
+    return read_generation(connection, cache_id), load_settings(connection, cache_id)[1]
+
+
 def _numbers(runs: Sequence[Run]) -> Iterator[int]:
     for run in runs:
         yield from range(run.first, run.first + run.count)
@@ -399,8 +420,16 @@ def _set_live(live: bytearray, runs: Sequence[Run]) -> None:
         live[run.first : end] = b"\1" * run.count
 
 
-def _pack_facts(row: PackRow, live_bytes: dict[int, int]) -> PackFacts:
-    return PackFacts(row.id, row.name, row.size_bytes, row.created_at, row.condemned_at, live_bytes.get(row.id, 0))
+def _pack_facts(row: PackRow, live_bytes: dict[int, int], sound_bytes: dict[int, int]) -> PackFacts:
+    return PackFacts(
+        row.id,
+        row.name,
+        row.size_bytes,
+        row.created_at,
+        row.condemned_at,
+        live_bytes.get(row.id, 0),
+        sound_bytes.get(row.id, 0),
+    )
 
 
 def _report(
