@@ -13,7 +13,7 @@ from blake3 import blake3
 from icehouse.api.publish import ChunksMissingRequest
 from icehouse.db.caches import CacheRow, delete_cache
 from icehouse.db.schema import chunk, pack
-from icehouse.errors import InvalidFormat, NotFound, OverQuota, TooLarge
+from icehouse.errors import InvalidFormat, NotFound, OverQuota, TooLarge, Unavailable
 from icehouse.rules.chunks import MAX_CHUNK_BYTES
 from icehouse.rules.packs import (
     MAX_INDEX_BYTES,
@@ -443,3 +443,23 @@ async def test_full_disk_at_any_write_leaves_nothing_and_the_next_try_succeeds(t
         finally:
             await store.close()
     assert failures >= 4  # making the file, two batches of frames, the index, the commit
+
+
+class Asleep(MemoryBlobStore):
+    """Between a pack's bytes and its rows, the machine sleeps for some days."""
+
+    store: Store
+
+    def finish(self, name: str, key: BlobKey, data: bytes) -> None:
+        super().finish(name, key, data)
+        self.store.now += 2 * 86_400
+
+
+async def test_rows_of_a_pack_that_may_have_been_taken_for_a_stray_are_not_added(tmp_path: Path) -> None:
+    blobs = Asleep()
+    blobs.store = store = Store.open(tmp_path, blobs)
+    cache = await store.create_cache("main")
+    with pytest.raises(Unavailable, match="took 172800 seconds"):
+        await receive(store, cache, Upload.of(CHUNKS).render())
+    assert await store.count(pack) == await store.count(chunk) == 0
+    await store.close()

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from icehouse.errors import Unavailable
+
 GRACE_SECONDS: Final = 24 * 3600
 """How long a pack must have been there before it is condemned, and condemned before it is deleted; and how long what
 was uploaded for a path may wait for that path. A push may take that long from its first chunk to its last path."""
@@ -50,6 +52,25 @@ class PackPlan:
     def deleted_bytes(self) -> int:
         """What comes back from the disk at once."""
         return sum(pack.size_bytes for pack in self.delete)
+
+
+def check_is_fresh(made_at: int, now: int) -> None:
+    """Return if the rows of an object may still follow: nobody can have taken it for a stray yet.
+
+    Usually milliseconds lie between the two. A machine that slept, or whose clock was set, may find them days apart.
+
+    Args:
+        made_at: before the object was made durable, seconds since the epoch.
+        now: in the transaction that adds its rows.
+
+    Raises:
+        Unavailable: it was made too long ago, and may be gone.
+    """
+    if now - made_at >= GRACE_SECONDS // 2:
+        raise Unavailable(
+            f"storing this took {now - made_at} seconds by the server's clock; collection may have removed it: send it "
+            "again"
+        )
 
 
 def plan_packs(packs: Iterable[PackFacts], *, now: int) -> PackPlan:

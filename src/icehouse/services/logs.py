@@ -19,6 +19,7 @@ from icehouse.errors import Corrupt, NotFound
 from icehouse.nix.compression import Compression
 from icehouse.nix.decompress import Decompressor
 from icehouse.nix.store_paths import StorePath
+from icehouse.rules.collection import check_is_fresh
 from icehouse.services.workers import Workers
 from icehouse.storage.blobs import BlobKey, BlobStore, BlobWriter
 
@@ -69,6 +70,7 @@ class Logs:
             InvalidFormat: the body cannot be decoded.
             OverQuota: the disk is full.
             NotFound: the cache was deleted meanwhile.
+            Unavailable: half a day lies between the object and its row.
         """
         async with self._slots:
             upload = _Upload(self._blobs, compression)
@@ -79,13 +81,16 @@ class Logs:
                     if len(batch) >= _BATCH_BYTES:
                         await self._workers.run(partial(upload.append, bytes(batch)))
                         batch.clear()
+                made_at = self._clock()
                 log = await self._workers.run(partial(upload.finish, bytes(batch), cache.domain_id))
             finally:
                 await self._workers.run_always(upload.abort)
 
         def keep(connection: Connection) -> None:
+            now = self._clock()
+            check_is_fresh(made_at, now)
             get_cache(connection, cache.name)
-            put_log(connection, cache.id, derivation.base_name, log, now=self._clock(), token_id=token_id)
+            put_log(connection, cache.id, derivation.base_name, log, now=now, token_id=token_id)
 
         await self._database.write(keep)
 

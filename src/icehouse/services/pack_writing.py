@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from icehouse.db.caches import CacheRow, get_cache
 from icehouse.db.chunks import AddedPack, add_pack
 from icehouse.db.engine import Database
+from icehouse.rules.collection import check_is_fresh
 from icehouse.rules.frames import Frame
 from icehouse.rules.packs import PackEntry, render_pack_end
 from icehouse.services.quotas import count_added, warn
@@ -62,11 +63,14 @@ async def publish_pack(
     Raises:
         OverQuota: the disk is full.
         NotFound: the cache was deleted meanwhile.
+        Unavailable: half a day lies between the two.
     """
+    made_at = clock()
     name = await workers.run(partial(pack.finish, cache.domain_id))
-    now = clock()
 
     def add(connection: Connection) -> tuple[AddedPack, str | None]:
+        now = clock()
+        check_is_fresh(made_at, now)
         get_cache(connection, cache.name)
         added = add_pack(connection, cache.domain_id, name, pack.size_bytes, pack.entries, now=now)
         added_bytes = sum(entry.stored_bytes for entry in pack.entries) if added.is_new else 0
