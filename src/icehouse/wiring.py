@@ -165,7 +165,9 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             zstd_level=settings.zstd_level,
             max_nar_bytes=settings.max_nar_bytes,
         )
-        collections = Collections(database, settings.data_dir, module="icehouse.cli.collection_child")
+        collections = Collections(
+            database, settings.data_dir, module="icehouse.cli.collection_child", flush_uses=access_times.flush
+        )
         back_up = partial(Backups(folder, blobs, clock).back_up_if_due, keep=settings.keep_backups)
         maintenance = Maintenance(
             database,

@@ -75,6 +75,15 @@ def test_dry_run_tells_what_the_collection_then_does(aged: Aged) -> None:
     assert aged.server.ask("GET", "/api/v1/caches/team").json()["stored_bytes"] == mark["stored_bytes_after"] == 0
 
 
+def test_what_was_restored_a_moment_ago_does_not_go_again(aged: Aged) -> None:
+    """Uses are counted in memory, and written every half minute: the next collection did not know of them."""
+    aged.fill("restored", keep_unused_seconds=30 * DAY)
+    aged.collect("restored")
+    assert aged.server.ask("POST", f"/api/v1/caches/restored/paths/{APP[:32]}/restore").status == 200
+    assert aged.collect("restored")["report"]["marks"][0]["hidden"] == []
+    assert aged.server.ask("GET", f"/api/v1/caches/restored/paths/{APP[:32]}").status == 200
+
+
 def test_dry_run_tells_what_each_pin_holds(aged: Aged) -> None:
     aged.fill("pinned", keep_unused_seconds=30 * DAY)
     for name, path in (("app", APP), ("lib", LIB)):

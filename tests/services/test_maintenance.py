@@ -28,10 +28,15 @@ class Kept:
         self.later = 0
         self.database = database
         self.backups = 0
-        self._collections = Collections(database, folder, module="icehouse.cli.collection_child")
+        self._collections = Collections(
+            database, folder, module="icehouse.cli.collection_child", flush_uses=self.flush_uses
+        )
 
     def clock(self) -> int:
         return int(time.time()) + self.later
+
+    async def flush_uses(self) -> None:
+        """Nothing is used here."""
 
     async def back_up(self) -> None:
         self.backups += 1

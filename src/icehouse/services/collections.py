@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -44,11 +44,18 @@ class Collections:
     Rights on one cache are checked by who calls (`Access.enter`).
     """
 
-    def __init__(self, database: Database, data_dir: Path, *, module: str) -> None:
-        """*module* runs in the process: given *data_dir* and a `RunRequest` as JSON it prints `CollectionEvent`s."""
+    def __init__(
+        self, database: Database, data_dir: Path, *, module: str, flush_uses: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Join the parts.
+
+        *module* runs in the process: given *data_dir* and a `RunRequest` as JSON it prints `CollectionEvent`s.
+        *flush_uses* writes the uses of paths that are still in this process's memory: plans go by what is written.
+        """
         self._database = database
         self._command = (sys.executable, "-m", module, str(data_dir))
         self._running = asyncio.Lock()
+        self._flush_uses = flush_uses
 
     async def start(self, request: RunRequest) -> AsyncGenerator[bytes]:
         """Start a collection; give what it tells: lines of JSON, each a `CollectionEvent`, and empty ones.
@@ -59,9 +66,11 @@ class Collections:
             NotFound: there is no such cache.
             Conflict: this process, or somebody else, collects already.
             Unavailable: it ended before it told anything.
+            StorageError: the uses could not be written.
         """
         if self._running.locked():
             raise Conflict("this server is at a collection, or at the plan of one; try again when that is done")
+        await self._flush_uses()  # Else what was restored or pulled a moment ago would go.
         events = self._run(request)
         first = await anext(events)  # It says whether anything is done at all, so a refusal has its own status.
         event = msgspec.json.decode(first, type=CollectionEvent)
