@@ -30,6 +30,7 @@ from granian.log import LogLevels
 from granian.server.embed import Server as EmbeddedServer
 
 from icehouse.api.server import ServerParameters
+from icehouse.client.issuer_documents import issuer_documents
 from icehouse.config import ServerSettings
 from icehouse.db.serving import ServingQueries
 from icehouse.errors import Conflict
@@ -47,7 +48,9 @@ from icehouse.services.backup import Backups
 from icehouse.services.caches import Caches
 from icehouse.services.collections import Collections
 from icehouse.services.contents import Contents
+from icehouse.services.exchange import Exchange
 from icehouse.services.flushing import flush_regularly
+from icehouse.services.issuer_keys import IssuerKeyring
 from icehouse.services.logs import Logs
 from icehouse.services.maintenance import Maintenance, MaintenancePlan
 from icehouse.services.nar_files import NarFiles
@@ -63,6 +66,7 @@ from icehouse.services.signing import Sealer, Signer
 from icehouse.services.start import DataFolder, open_databases, start
 from icehouse.services.tokens import Tokens
 from icehouse.services.trash import Trash
+from icehouse.services.trust import Trust
 from icehouse.services.verify_pass import Verification
 from icehouse.services.workers import Workers
 from icehouse.storage.local import LocalBlobStore
@@ -181,11 +185,14 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
         stack.callback(verification.close)
         await stack.enter_async_context(_in_background(verification.run))
         stack.callback(verification.end)
+        keyring = IssuerKeyring(await stack.enter_async_context(issuer_documents()), clock)
         parts = ServerParts(
             database=database,
             access=access,
             caches=Caches(database, blobs, sealer, public_url=settings.url, clock=clock, draw=secrets.token_bytes),
             tokens=Tokens(database, clock=clock, draw=secrets.token_bytes),
+            trust=Trust(database, public_url=settings.url, clock=clock),
+            exchange=Exchange(database, keyring, clock=clock, draw=secrets.token_bytes),
             packs=PackReceiver(database, blobs, workers, recent, clock),
             nars=nars,
             publisher=publisher,

@@ -8,6 +8,7 @@ from typing import Final
 from icehouse.nix import nix32
 from icehouse.nix.nar_write import Directory, Regular, write_nar
 from icehouse.nix.narinfo import render_narinfo
+from tests.services.local_issuer import sign
 from tests.services.publishing import Upload, cut, nar_of
 from tests.services.uploading import NarUpload
 
@@ -37,3 +38,14 @@ NAR_LETTERS: Final = nix32.encode(hashlib.sha256(NAR).digest())
 PACK: Final = Upload.of(cut(NAR)).render()
 STOCK_FILE: Final = NarUpload.make(nar_of(b"sent by stock Nix"))
 STOCK_NARINFO: Final = render_narinfo(STOCK_FILE.narinfo(STOCK_PATH)).encode()
+
+TRUSTED: Final = "http://127.0.0.1:9"
+"""An issuer that caches trust, and that does not answer."""
+
+TRUST_RULE: Final = (
+    b'{"issuer": "%s", "audience": "us", "claims": {"sub": ["job"]}, "permissions": ["push"]}' % TRUSTED.encode()
+)
+FORGED_IDENTITY: Final = sign(
+    {"iss": TRUSTED, "aud": "us", "sub": "job", "exp": 4_000_000_300, "iat": 4_000_000_000, "nbf": 4_000_000_000}
+)
+"""Of that issuer, by a key that it does not have."""

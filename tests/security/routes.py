@@ -23,6 +23,7 @@ from tests.security.contents import (
     BUILD_ID,
     DERIVATION,
     DERIVATION_FILE,
+    FORGED_IDENTITY,
     HELLO,
     LOG,
     NAR_LETTERS,
@@ -31,6 +32,7 @@ from tests.security.contents import (
     STOCK_FILE,
     STOCK_NARINFO,
     STOCK_PATH,
+    TRUST_RULE,
 )
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND")
@@ -104,6 +106,8 @@ class Need(StrEnum):
     """Whether or not there is such a cache."""
     ADMIN_OF_TOKEN = "admin on the token's pattern"
     """The column is the token of a cache's user; it is absent where the cache is."""
+    AN_IDENTITY = "a job's identity"
+    """Credentials do not help, and the request's identity is not valid, so every caller is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,8 @@ class Rule:
 
     needs: Permission | Need
     path: str
-    """``{cache}`` stands for the cache's name, ``{token}`` for the number of a token of its user."""
+    """``{cache}`` stands for the cache's name, ``{token}`` for the number of a token of its user, ``{trust}`` for that
+    of its trust rule."""
     body: bytes | None = None
     granted: int | Mapping[Cache, int] = 200
     """The status where it is allowed and done, which is none of those that refuse."""
@@ -122,7 +127,8 @@ class Rule:
     @property
     def is_about_cache(self) -> bool:
         """Whether it names a cache, or something that belongs to one."""
-        return "{cache}" in self.path or "{token}" in self.path or self.needs is Need.ADMIN_OF_NAME
+        is_named = "{cache}" in self.path or b"{cache}" in (self.body or b"")
+        return is_named or "{token}" in self.path or self.needs is Need.ADMIN_OF_NAME
 
     def granted_status(self, cache: Cache) -> int:
         """The status where it is done to that cache."""
@@ -132,6 +138,8 @@ class Rule:
 def expected_status(rule: Rule, caller: Caller, cache: Cache) -> int:
     """The status that design section 8 asks for. Of statuses that refuse, 404 stands for an absent cache alone."""
     needs = rule.needs
+    if needs is Need.AN_IDENTITY:
+        return 401
     is_open = needs is Need.NOTHING or (needs is Permission.PULL and cache is Cache.PUBLIC)
     if is_open or (needs is Need.NOTHING_WRONG and caller.state is State.NONE):
         return rule.granted_status(cache)
@@ -157,6 +165,8 @@ def expected_status(rule: Rule, caller: Caller, cache: Cache) -> int:
 
 def may_know(rule: Rule, caller: Caller) -> bool:
     """Whether a caller may be told whether there is a private cache, or a token of its user."""
+    if rule.needs is Need.AN_IDENTITY:
+        return False
     return rule.needs is Need.NOTHING or caller.reaches(Cache.PRIVATE)
 
 
@@ -253,6 +263,20 @@ RULES: Final[dict[str, Rule]] = {
         granted=201,
     ),
     "DELETE /api/v1/tokens/{token_id}": Rule(Need.ADMIN_OF_TOKEN, "/api/v1/tokens/{token}", granted=204),
+    # Trust
+    "GET /api/v1/caches/{cache_name}/trust": Rule(Permission.ADMIN, f"{_CACHE}/trust"),
+    "POST /api/v1/caches/{cache_name}/trust": Rule(
+        Permission.ADMIN, f"{_CACHE}/trust", TRUST_RULE, granted=201, undo=("remove trust",)
+    ),
+    "DELETE /api/v1/caches/{cache_name}/trust/{rule_id}": Rule(
+        Permission.ADMIN, f"{_CACHE}/trust/{{trust}}", granted=204, undo=("add trust",)
+    ),
+    "POST /api/v1/oidc/token": Rule(
+        Need.AN_IDENTITY,
+        "/api/v1/oidc/token",
+        b'{"cache": "{cache}", "id_token": "%s"}' % FORGED_IDENTITY.encode(),
+        granted=201,
+    ),
     # The binary cache
     **_reads(
         ("/{cache}/nix-cache-info", "/{cache}/nix-cache-info"),

@@ -45,6 +45,7 @@ from tests.security.contents import (
     STOCK_FILE,
     STOCK_NARINFO,
     STOCK_PATH,
+    TRUST_RULE,
 )
 from tests.security.routes import CALLERS, ELSEWHERE, RULES, Cache, Caller, Rule, State
 from tests.services.publishing import Upload, cut, identity_of, path_body
@@ -152,6 +153,8 @@ class World:
     admin: Token
     credentials: dict[tuple[str, Cache], str | None] = field(default_factory=dict[tuple[str, Cache], "str | None"])
     victims: dict[Cache, int] = field(default_factory=dict[Cache, int])
+    trusted: dict[str, int] = field(default_factory=dict[str, int])
+    """The trust rule of each cache; in one that is not there, a number."""
     _drawn: int = 0
 
     async def ask(
@@ -181,6 +184,7 @@ class World:
     async def see(self, method: str, rule: Rule, caller: Caller, cache: Cache) -> Seen:
         """Send the request of *rule* as *caller*."""
         path = rule.path.replace("{cache}", cache).replace("{token}", str(self.victims[cache]))
+        path = path.replace("{trust}", str(self.trusted.get(cache, 999_999_999)))
         body = None if rule.body is None else rule.body.replace(b"{cache}", cache.encode())
         with noted_statements() as statements:
             answer = await self.ask(
@@ -205,6 +209,13 @@ class World:
                     await self.do("POST", f"/api/v1/caches/{cache}/paths/{STOCK_PATH[:32]}/restore")
                 case "put pin":
                     await self.do("PUT", f"/api/v1/caches/{cache}/pins/passing", {"store_path": HELLO})
+                case "add trust":
+                    await self.add_trust(cache)
+                case "remove trust":
+                    rules = await self.do("GET", f"/api/v1/caches/{cache}/trust")
+                    for rule_id in [each["id"] for each in msgspec.json.decode(rules.body)]:
+                        if rule_id != self.trusted[cache]:
+                            await self.do("DELETE", f"/api/v1/caches/{cache}/trust/{rule_id}")
                 case _:
                     raise AssertionError(f"there is no step {step!r} in World.undo")
 
@@ -227,6 +238,13 @@ class World:
         for file in (REALISATION_FILE, DERIVATION_FILE, f"log/{DERIVATION}"):
             rule = next(rule for row, rule in RULES.items() if row.startswith("PUT") and rule.path.endswith(file))
             await self.do("PUT", f"/{name}/{file}", LOG if rule.body is None else rule.body)
+
+        await self.add_trust(name)
+
+    async def add_trust(self, name: str) -> None:
+        """Make a cache trust somebody."""
+        answer = await self.do("POST", f"/api/v1/caches/{name}/trust", TRUST_RULE)
+        self.trusted[name] = msgspec.json.decode(answer.body)["id"]
 
     async def push(self, name: str, base_name: str, nar: bytes) -> None:
         """Publish a path natively."""

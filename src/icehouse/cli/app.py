@@ -13,6 +13,7 @@ _COMMANDS: Final = {
     "login": ("icehouse.cli.login", "app"),
     "cache": ("icehouse.cli.cache", "app"),
     "token": ("icehouse.cli.token", "app"),
+    "trust": ("icehouse.cli.trust", "app"),
     "use": ("icehouse.cli.use", "app"),
     "remove": ("icehouse.cli.remove", "app"),
     "push": ("icehouse.cli.push", "app"),

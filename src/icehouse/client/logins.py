@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Self, cast
 from urllib.parse import urlsplit
 
+from icehouse.client.jobs import JobLogin, make_job_login
 from icehouse.client.private_files import read_text, write_text
 from icehouse.errors import Conflict, InvalidFormat, NotFound
 from icehouse.rules.access import parse_cache_name
@@ -25,6 +26,8 @@ class Login:
 
     url: str
     token: str | None = field(default=None, repr=False)
+    job: JobLogin | None = None
+    """How the job of a CI that this runs in gets one, where there is no token and it is about one cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +113,11 @@ def find_cache_address(text: str, logins: Logins, environment: Mapping[str, str]
         NotFound: a name, and no server is known.
     """
     if "://" not in text:
-        return CacheAddress(default_login(logins, environment), parse_cache_name(text))
+        return _as_job(CacheAddress(default_login(logins, environment), parse_cache_name(text)), logins, environment)
     server, _, name = parse_server_url(text).rpartition("/")
     if not urlsplit(server).netloc:
         raise InvalidFormat(f"cache {text!r}: expected the server's address, a slash and the cache's name")
-    return CacheAddress(_login_for(server, logins, environment), parse_cache_name(name))
+    return _as_job(CacheAddress(_login_for(server, logins, environment), parse_cache_name(name)), logins, environment)
 
 
 def parse_server_url(text: str) -> str:
@@ -156,8 +159,17 @@ def _login_for(url: str, logins: Logins, environment: Mapping[str, str]) -> Logi
     return Login(url, logins.tokens.get(url))
 
 
+def _as_job(address: CacheAddress, logins: Logins, environment: Mapping[str, str]) -> CacheAddress:
+    """The same with the identity of the job that this runs in, if it runs in one, and no token is known."""
+    url = address.login.url
+    if address.login.token is not None:
+        return address
+    job = make_job_login(environment, url, address.name, may_give=_is_for(url, logins, environment))
+    return CacheAddress(Login(url, None, job), address.name)
+
+
 def _is_for(url: str, logins: Logins, environment: Mapping[str, str]) -> bool:
-    """Whether ``$ICEHOUSE_TOKEN`` is meant for the server at *url*: the one of ``$ICEHOUSE_URL``, if that is set."""
+    """Whether a secret of the environment is meant for the server at *url*: the one of ``$ICEHOUSE_URL``, if set."""
     named = environment.get(URL_VARIABLE)
     if named:
         return parse_server_url(named) == url

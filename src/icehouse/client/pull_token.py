@@ -38,6 +38,11 @@ async def choose_pull_token(address: CacheAddress, kept: str | None) -> PullToke
         Conflict: the login has no token.
         IcehouseError: as the requests of `Server`.
     """
+    if address.login.token is None and address.login.job is not None:
+        login = Login(address.login.url, None, address.login.job.narrowed("pull"))
+        async with connect(login) as server:
+            token = await server.get_job_token()
+            return PullToken(token, "Nix gets a token of this job, which may only pull, and not for long.")
     token = require_token(address.login)
     before = None if kept is None else await _show(Login(address.login.url, kept))
     if kept is not None and before is not None and _only_pulls(before) and covers(before.cache_pattern, address.name):

@@ -40,6 +40,8 @@ from icehouse.api.publish import (
 )
 from icehouse.api.server import Problem, ServerParameters
 from icehouse.api.tokens import TokenCreate, TokenCreated, TokenView
+from icehouse.api.trust import ExchangeAnswer, ExchangeRequest, TrustCreate, TrustView
+from icehouse.client.job_tokens import JobTokens, explain
 from icehouse.client.logins import Login
 from icehouse.errors import (
     Conflict,
@@ -96,6 +98,7 @@ class Server:
         self._client = client
         self._login = login
         self._api = f"{login.url}/api/v1"
+        self._job = None if login.job is None else JobTokens(login.job, login.url, self._exchange, self._ask)
         self._has_answered = False
         self.sent_bytes = 0
         """Bytes of request bodies that were sent, those of repeated tries included."""
@@ -172,6 +175,29 @@ class Server:
     async def revoke_token(self, token_id: int) -> None:
         """Revoke a token, at once and for good."""
         await self._request("DELETE", f"/tokens/{token_id}")
+
+    async def get_job_token(self) -> str:
+        """The token of the job that this runs in.
+
+        Raises:
+            Unauthenticated: it gets none; the message says why.
+        """
+        token = None if self._job is None else await self._job.get()
+        if token is None:
+            raise Unauthenticated("this runs in no job" if self._job is None else str(self._job.refusal))
+        return token
+
+    async def list_trust(self, cache: str) -> list[TrustView]:
+        """The trust rules of a cache."""
+        return await self._get(f"/caches/{_segment(cache)}/trust", list[TrustView])
+
+    async def add_trust(self, cache: str, body: TrustCreate) -> TrustView:
+        """Add a trust rule. Not tried again once it was sent."""
+        return await self._post(f"/caches/{_segment(cache)}/trust", body, TrustView, is_repeatable=False)
+
+    async def remove_trust(self, cache: str, rule_id: int) -> None:
+        """Remove a trust rule, and end the tokens that jobs of its issuer have."""
+        await self._request("DELETE", f"/caches/{_segment(cache)}/trust/{rule_id}")
 
     async def show_path(self, cache: str, hash_part: str) -> PathView:
         """A visible path."""
@@ -321,8 +347,9 @@ class Server:
     async def _stream_lines(self, path: str, body: bytes) -> AsyncGenerator[bytes]:
         """The lines of an answer as they come, without those that are empty."""
         request = self._client.post(self._api + path).header("Content-Type", _JSON).body_bytes(body)
-        if self._login.token is not None:
-            request = request.bearer_auth(self._login.token)
+        token = await self._credential()
+        if token is not None:
+            request = request.bearer_auth(token)
         try:
             async with request.build_streamed() as response:
                 if not _OK <= response.status < _MULTIPLE_CHOICES:
@@ -345,9 +372,44 @@ class Server:
     async def _try_once(
         self, method: str, path: str, body: bytes | None, content_type: str | None, *, also: int
     ) -> bytes:
+        token = await self._credential()
+        try:
+            return await self._send(method, path, body, content_type, token=token, also=also)
+        except Unauthenticated as error:
+            # A job's token may end early: its rule was removed, or the clocks of two machines differ.
+            if self._job is None or (token is not None and not await self._job.drop(token)):
+                raise
+            another = await self._job.get()
+            if another is None:
+                raise explain(error, self._job.refusal) from error
+            return await self._send(method, path, body, content_type, token=another, also=also)
+
+    async def _credential(self) -> str | None:
+        return self._login.token if self._job is None else await self._job.get()
+
+    async def _exchange(self, request: ExchangeRequest, earlier: str | None) -> ExchangeAnswer:
+        path = "/oidc/token"
+        data = await self._send("POST", path, msgspec.json.encode(request), _JSON, token=earlier, also=_OK)
+        return self._parse(data, ExchangeAnswer, path)
+
+    async def _ask(self, url: str, token: str) -> bytes:
+        """What is at *url*, which is not on this server."""
+        try:
+            response = await self._client.get(url).bearer_auth(token).build().send()
+            data = bytes(await response.bytes())
+        except PyreqwestError as exc:
+            raise Unavailable(f"the CI gives no identity: {_cause_of(exc)}") from exc
+        if response.status != _OK:
+            kind = Unavailable if response.status >= _SERVER_FAULT else Denied
+            raise kind(f"the CI gives no identity: it answered with status {response.status}")
+        return data
+
+    async def _send(
+        self, method: str, path: str, body: bytes | None, content_type: str | None, *, token: str | None, also: int
+    ) -> bytes:
         request = self._client.request(method, self._api + path)
-        if self._login.token is not None:
-            request = request.bearer_auth(self._login.token)
+        if token is not None:
+            request = request.bearer_auth(token)
         if body is not None:
             request = request.body_bytes(body)
             self.sent_bytes += len(body)

@@ -74,8 +74,51 @@ token = Table(
     Column("expires_at", Integer),
     Column("revoked_at", Integer),
     Column("last_used_at", Integer),
+    Column("job_id", Integer, doc="whose identity it was exchanged for; null: somebody made it"),
     sqlite_autoincrement=True,
 )
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("issuer", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("repository", Text),
+    Column("ref", Text),
+    Column("workflow", Text),
+    Column("commit", Text),
+    Column("run", Text),
+    Column("run_url", Text),
+    Column("created_at", Integer, nullable=False),
+)
+"""Jobs of a CI that got tokens, each by what its issuer said of it."""
+
+trust_rule = Table(
+    "trust_rule",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("cache_id", Integer, ForeignKey("cache.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("issuer", Text, nullable=False, index=True),
+    Column("audience", Text, nullable=False),
+    Column("claims", Text, nullable=False, doc="JSON: for each claim a list of globs"),
+    Column("permissions", Text, nullable=False, doc="names joined by spaces"),
+    Column("token_seconds", Integer, nullable=False),
+    Column("created_at", Integer, nullable=False),
+    Column("created_by", Integer, ForeignKey("token.id")),
+    sqlite_autoincrement=True,
+)
+"""Whose jobs may have tokens of a cache."""
+
+used_id_token = Table(
+    "used_id_token",
+    metadata,
+    Column("use_key", BLOB, primary_key=True, doc="as in `rules.id_tokens`"),
+    Column("expires_at", Integer, nullable=False, index=True, doc="when it is refused by itself"),
+    Column("job_id", Integer, ForeignKey("job.id"), nullable=False),
+    Column("token_hash", BLOB, nullable=False, doc="of the last token that was given for it"),
+)
+"""Identity tokens that were exchanged. A second use needs the token that the first one gave."""
 
 pack = Table(
     "pack",

@@ -32,6 +32,7 @@ class TokenRow:
     expires_at: int | None
     revoked_at: int | None
     last_used_at: int | None
+    job_id: int | None
 
     def grant(self) -> Grant:
         """What it allows while it is valid."""
@@ -77,8 +78,9 @@ def no_such_token(token_id: int) -> NotFound:
 
 
 def list_tokens(connection: Connection) -> tuple[TokenRow, ...]:
-    """All tokens, revoked and expired ones too, in the order in which they were made."""
-    return tuple(_token_row(row) for row in connection.execute(select(token).order_by(token.c.id)))
+    """The tokens that somebody made, revoked and expired ones too, in order. Those of jobs are too many to look at."""
+    rows = connection.execute(select(token).where(token.c.job_id.is_(None)).order_by(token.c.id))
+    return tuple(_token_row(row) for row in rows)
 
 
 def has_tokens(connection: Connection) -> bool:
@@ -86,7 +88,7 @@ def has_tokens(connection: Connection) -> bool:
     return connection.execute(select(exists(select(token.c.id)))).scalar_one()
 
 
-def insert_token(
+def insert_token(  # noqa: PLR0913  the columns of a row
     connection: Connection,
     token_hash: bytes,
     *,
@@ -96,8 +98,9 @@ def insert_token(
     created_by: int | None,
     expires_at: int | None,
     now: int,
+    job_id: int | None = None,
 ) -> TokenRow:
-    """Add a token. `created_by` is null for one made on the server's machine."""
+    """Add a token. `created_by` is null for one made on the server's machine, and for a job's."""
     wanted = frozenset(permissions)
     result = connection.execute(
         insert(token)
@@ -109,6 +112,7 @@ def insert_token(
             created_at=now,
             created_by=created_by,
             expires_at=expires_at,
+            job_id=job_id,
         )
         .returning(token)
     )
@@ -148,4 +152,5 @@ def _token_row(row: Row[Any]) -> TokenRow:
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
         last_used_at=row.last_used_at,
+        job_id=row.job_id,
     )

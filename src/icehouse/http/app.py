@@ -27,6 +27,7 @@ from icehouse.http import (
     realisation_routes,
     server_routes,
     token_routes,
+    trust_routes,
     upload_routes,
 )
 from icehouse.http.asgi import Application, Receive, Scope, Send, answer
@@ -72,6 +73,10 @@ ROUTES = (
     token_routes.show_own_token,
     token_routes.create_token,
     token_routes.revoke_token,
+    trust_routes.list_trust,
+    trust_routes.add_trust,
+    trust_routes.remove_trust,
+    trust_routes.exchange_identity,
 )
 """Every route of the API."""
 

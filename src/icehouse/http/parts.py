@@ -16,6 +16,7 @@ from icehouse.services.aliases import Aliases
 from icehouse.services.caches import Caches
 from icehouse.services.collections import Collections
 from icehouse.services.contents import Contents
+from icehouse.services.exchange import Exchange
 from icehouse.services.logs import Logs
 from icehouse.services.nar_uploads import NarUploads
 from icehouse.services.narinfo_uploads import NarinfoUploads
@@ -26,6 +27,7 @@ from icehouse.services.publish import Publisher
 from icehouse.services.realisations import Realisations
 from icehouse.services.tokens import Tokens
 from icehouse.services.trash import Trash
+from icehouse.services.trust import Trust
 
 MAX_UPLOADS_AT_ONCE: Final = 8
 """Packs that are received at the same time; each takes some megabytes of memory and a thread's attention."""
@@ -67,6 +69,8 @@ class ServerParts:
     access: Access
     caches: Caches
     tokens: Tokens
+    trust: Trust
+    exchange: Exchange
     packs: PackReceiver
     nars: NarRegistry
     publisher: Publisher

@@ -34,6 +34,7 @@ from icehouse.db.caches import (
 )
 from icehouse.db.engine import Database
 from icehouse.db.keys import insert_key, list_keys
+from icehouse.db.trust import revoke_job_tokens
 from icehouse.errors import Denied, InvalidFormat
 from icehouse.nix.excerpts import excerpt
 from icehouse.nix.signing import SEED_BYTES, PublicKey, SecretKey
@@ -183,9 +184,11 @@ class Caches:
             NotFound: it was deleted already.
             StorageError: the rows are gone, and some objects could not be deleted.
         """
+        now = self._clock()
 
         def work(connection: Connection) -> bool:
             delete_cache(connection, cache.id)
+            revoke_job_tokens(connection, cache.name, None, now=now)  # Else they would hold for the next of that name.
             is_empty = cache.domain_id != PUBLIC_DOMAIN_ID and not list_caches_of_domain(connection, cache.domain_id)
             if is_empty:
                 purge_domain(connection, cache.domain_id)
