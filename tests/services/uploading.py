@@ -18,7 +18,7 @@ from icehouse.services.aliases import Aliases
 from icehouse.services.nar_uploads import NarUploads
 from icehouse.services.narinfo_uploads import NarinfoUploads
 from tests.nix.compressed import MAKERS
-from tests.services.publishing import NOW, Store, in_pieces
+from tests.services.publishing import Store, in_pieces
 
 MAX_NAR_BYTES = 80 * 1024 * 1024
 
@@ -72,7 +72,7 @@ class StockNix:
             store.blobs,
             store.workers,
             store.nars,
-            lambda: NOW,
+            lambda: store.now,
             zstd_level=3,
             max_nar_bytes=MAX_NAR_BYTES,
         )

@@ -1,11 +1,10 @@
-"""`LocalBlobStore` beyond the contract: its files, deaths of the process, full disks, other file systems."""
+"""`LocalBlobStore` beyond the contract: its files, full disks, other file systems. `tests/crashes` has its deaths."""
 
 import gc
 import os
 import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator
@@ -22,7 +21,12 @@ from icehouse.storage.local import LocalBlobStore
 KEY = BlobKey("packs/1/4f/4f00")
 OTHER_KEY = BlobKey("packs/1/4f/4f01")
 SIZE = 100_000
-PUT_AND_DIE = Path(__file__).with_name("put_and_die.py")
+PUT = f"""
+from pathlib import Path
+from sys import argv
+from icehouse.storage.local import LocalBlobStore
+LocalBlobStore(Path(argv[1])).put("{KEY}", bytes({SIZE}))
+"""
 
 
 def read(store: BlobStore, key: BlobKey) -> bytes:
@@ -374,45 +378,12 @@ def test_limit_on_the_size_of_files_is_over_quota(tmp_path: Path) -> None:
 # Deaths
 
 
-def put_and_die(folder: Path, before_call: int) -> bool:
-    """Let a child put `KEY` and die before its call of that number. False if it has fewer and lived."""
-    command = [sys.executable, PUT_AND_DIE, folder, KEY, str(SIZE), str(before_call)]
-    status = subprocess.run(command, check=False).returncode
-    assert status in {0, -signal.SIGKILL}
-    return status != 0
-
-
-def test_death_at_any_step_leaves_the_blob_whole_or_absent_and_is_no_obstacle(tmp_path: Path) -> None:
-    step = 1
-    outcomes: list[tuple[bool, int]] = []
-    while put_and_die(tmp_path / str(step), step):
-        folder = tmp_path / str(step)
-        store = LocalBlobStore(folder)
-        blobs = list(store.list("packs/"))
-        left = [info for info in store.list() if info.is_unfinished]
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        assert len(blobs) + len(left) == len(files)
-        if blobs:
-            assert read(store, KEY) == bytes(SIZE)
-        outcomes.append((bool(blobs), len(left)))
-
-        store.put(KEY, bytes(SIZE))
-        for info in left:
-            store.delete(info.key)
-        assert [(info.key, info.size_bytes) for info in store.list()] == [(KEY, SIZE)]
-        assert read(store, KEY) == bytes(SIZE)
-        step += 1
-    assert step > 20
-    # Every state that there is was met, in this order.
-    assert list(dict.fromkeys(outcomes)) == [(False, 0), (False, 1), (True, 0)]
-
-
 def traced_calls(require: Callable[[str], str], folder: Path) -> list[str]:
     """The calls that change files while a child puts `KEY`, as ``name path``, with *folder* left out of the paths."""
     record = folder.with_suffix(".strace")
     kinds = "trace=mkdir,mkdirat,write,fsync,fdatasync,link,linkat,rename,renameat,renameat2,unlink,unlinkat"
     command = [require("strace"), "-f", "-y", "-e", kinds, "-e", "status=successful", "-o", record]
-    subprocess.run([*command, sys.executable, PUT_AND_DIE, folder, KEY, str(SIZE), "0"], check=True)
+    subprocess.run([*command, sys.executable, "-c", PUT, folder], check=True)
     calls: list[str] = []
     for line in record.read_text().splitlines():
         name = re.search(r"(\w+)\(", line)
