@@ -70,10 +70,10 @@ def _tidy_help(command: Any) -> None:  # noqa: ANN401  typer's own type is priva
             parameter.show_default = False
         word = parameter.name.rpartition("_")[2].upper()
         if parameter.param_type_name == "argument":
-            parameter.metavar = parameter.metavar or word
+            parameter.metavar = (parameter.metavar or word) + ("" if parameter.nargs == 1 else "...")
             parameter.display_type_rich = _no_type
-        elif parameter.metavar is None and parameter.type_descriptor.is_choice:
-            parameter.metavar = "|".join(choice.value for choice in parameter.type_descriptor.choices)
+        elif parameter.metavar is None and hasattr(parameter.type, "choices"):
+            parameter.metavar = "|".join(parameter.type.choices)
         elif parameter.metavar is None and not parameter.is_flag:
             parameter.metavar = word
 
