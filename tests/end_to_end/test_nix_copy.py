@@ -1,9 +1,11 @@
 """Stock Nix of each version writes: `nix copy --to`, logs and signatures, read by the other versions."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -14,6 +16,7 @@ from tests.end_to_end.nix_clients import LINES, NixClient
 pytestmark = pytest.mark.end_to_end
 
 EXTENSIONS = {"xz": ".nar.xz", "zstd": ".nar.zst"}
+COMPRESSIONS = ("none", "gzip", "bzip2", "xz", "zstd", "br", "lzip", "lz4")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ def make_pusher(server: ServerProcess, admin: User, line: str, folder: Path, nam
     nix.configure({"netrc-file": str(netrc)})
     top = nix.build(CLOSURE, "top")
     return Pusher(nix, server, name, view["public_keys"][0], public.read_text().strip(), secret, top)
+
+
+def files_below(folder: Path) -> set[Path]:
+    return {file for file in folder.rglob("*") if file.is_file()}
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +116,98 @@ def test_the_pusher_pulls_its_own_path_by_the_narinfo_that_it_remembers(pusher: 
     pulled = [exchange.path for exchange in proxy.exchanges[pushed:] if exchange.method == "GET"]
     assert len(pulled) == len(pusher.nix.closure_of(pusher.top))
     assert all(path.endswith(EXTENSIONS[compression]) for path in pulled), pulled  # no narinfo was asked
+
+
+@pytest.mark.column("files of copied")
+def test_files_of_what_one_version_pushed_are_shown_to_every_version_and_to_curl(
+    copied: Callable[[str, str], Pusher], line: str, tmp_path: Path
+) -> None:
+    pusher = copied(line, "xz")
+    text = f"{pusher.top}/share/text"
+    for reader_line in LINES:
+        reader = pusher.make_reader(reader_line, tmp_path / reader_line)
+        listed = reader.run("nix", "store", "ls", "--store", pusher.url, f"{pusher.top}/share").split()
+        assert listed == ["./text", "./top"]
+        assert reader.run("nix", "store", "cat", "--store", pusher.url, text) == "text"
+    hash_part = Path(pusher.top).name[:32]
+    curl = ("curl", "--silent", "--fail")
+    assert pusher.nix.run(*curl, f"{pusher.url}/serve/{hash_part}/share/text") == "text"
+    assert f"{hash_part}/share/text" in pusher.nix.run(*curl, f"{pusher.url}/serve/{hash_part}/share")
+    listing = json.loads(pusher.nix.run(*curl, f"{pusher.url}/{hash_part}.ls"))
+    assert set(listing["root"]["entries"]["share"]["entries"]) == {"text", "top"}
+
+
+@pytest.mark.column("8 compressions")
+def test_what_was_pushed_in_each_compression_is_pulled_again_in_that_one(pusher: Pusher, tmp_path: Path) -> None:
+    paths: dict[str, str] = {}
+    with FlakyProxy(pusher.server.port, lambda _: None) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}/{pusher.cache}"
+        for compression in COMPRESSIONS:
+            file = tmp_path / compression
+            file.write_text(f"{compression}\n" * 50_000)
+            paths[compression] = pusher.nix.run("nix-store", "--store", pusher.nix.root, "--add", file)
+            to = f"{url}?secret-key={pusher.secret_file}&compression={compression}"
+            pusher.nix.run("nix", "copy", "--store", pusher.nix.root, "--to", to, paths[compression])
+        pushed = len(proxy.exchanges)
+        reader = pusher.nix.with_empty_store("again")
+        reader.use_cache(url, pusher.own_key)
+        for path in paths.values():
+            reader.pull(path)
+            assert reader.dump(path) == pusher.nix.dump(path)
+    uploads = {exchange.path for exchange in proxy.exchanges[:pushed] if exchange.method == "PUT"}
+    pulled = [exchange.path for exchange in proxy.exchanges[pushed:] if exchange.method == "GET"]
+    assert len(pulled) == len(paths)
+    assert uploads.issuperset(pulled)  # each under the name of its upload, since Nix remembers that
+
+
+@pytest.mark.column("lzma refused")
+def test_compression_that_is_not_read_is_refused_with_those_that_are(pusher: Pusher) -> None:
+    to = f"{pusher.url}?compression=lzma"
+    done = pusher.nix.try_run("nix", "copy", "--store", pusher.nix.root, "--to", to, pusher.top)
+    assert done.returncode != 0
+    assert "HTTP error 415" in done.stderr
+    assert f"expected one of {', '.join(COMPRESSIONS)}" in done.stderr
+
+
+@pytest.mark.column("CA unsigned")
+def test_content_addressed_path_is_pulled_without_any_trusted_key(pusher: Pusher, line: str, tmp_path: Path) -> None:
+    file = tmp_path / "source"
+    file.write_text("a source\n")
+    path = pusher.nix.run("nix-store", "--store", pusher.nix.root, "--add", file)
+    pusher.nix.run("nix", "copy", "--store", pusher.nix.root, "--to", f"{pusher.url}?compression=zstd", path)
+    reader = pusher.make_reader(line, tmp_path / "reader")
+    reader.use_cache(pusher.url)
+    reader.pull(path)
+    assert reader.dump(path) == pusher.nix.dump(path)
+
+
+@pytest.mark.column("stored once")
+def test_closure_pushed_by_nix_copy_as_xz_and_by_our_client_is_stored_once(
+    pusher: Pusher, published: Published, tmp_path: Path
+) -> None:
+    # The caches are public, so they share what is stored; and none has a path of the other's.
+    user = User(published.admin.home, {**pusher.nix.environment, "HOME": str(published.admin.home)})
+    twins = [f"{pusher.cache}-{name}" for name in ("second", "third")]
+    for twin in twins:
+        user.icehouse("cache", "create", twin, "--public", "--store-dir", pusher.nix.environment["NIX_STORE_DIR"])
+    packs = published.server.data_dir / "packs"
+
+    assert pusher.copy(pusher.url) == 0
+    stored = files_below(packs)
+    summary = user.icehouse("push", twins[0], "--store", str(pusher.nix.root), pusher.top, "--json").json
+    assert (summary["paths_pushed"], summary["new_bytes"], summary["stored_bytes"]) == (3, 0, 0)
+    assert files_below(packs) == stored
+
+    file = tmp_path / "file"
+    file.write_bytes(Random(1).randbytes(1_000_000) + pusher.top.encode())
+    path = pusher.nix.run("nix-store", "--store", pusher.nix.root, "--add", file)
+    user.icehouse("push", twins[0], "--store", str(pusher.nix.root), path)
+    stored = files_below(packs)
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1 login icehouse password {published.server.admin_token}\n")
+    pusher.nix.configure({"netrc-file": str(netrc)})
+    pusher.nix.run("nix", "copy", "--store", pusher.nix.root, "--to", f"{pusher.server.url}/{twins[1]}", path)
+    assert files_below(packs) == stored
 
 
 @pytest.mark.column("log")

@@ -37,6 +37,7 @@ def get(url: str) -> tuple[int, bytes]:
         return answer.status, answer.read()
 
 
+@pytest.mark.column("CA builds to all")
 def test_what_one_version_built_is_substituted_by_every_version(
     line: str, published: Published, tmp_path: Path
 ) -> None:
