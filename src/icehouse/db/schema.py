@@ -244,7 +244,7 @@ upload = Table(
     Column("compression", Text, nullable=False, doc="of the upload, as in a narinfo"),
     Column("file_hash", BLOB, nullable=False, doc="SHA-256 of the file as it was uploaded"),
     Column("file_size", Integer, nullable=False),
-    Column("crc32", Integer, nullable=False, doc="of the NAR, as a gzip file of it ends with"),
+    Column("crc32", Integer, nullable=False, doc="of the NAR, as a gzip file of it ends with; 0 for others"),
     Column("nar_id", Integer, ForeignKey("nar.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("created_at", Integer, nullable=False),
     Column("published_by", Integer, ForeignKey("token.id")),

@@ -22,7 +22,7 @@ class UploadedFile:
     """SHA-256 of the file."""
     file_size: int
     crc32: int
-    """Of the NAR."""
+    """Of the NAR, where the file is gzip; else 0."""
 
 
 @dataclass(frozen=True, slots=True)

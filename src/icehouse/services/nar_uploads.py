@@ -19,7 +19,7 @@ from icehouse.db.engine import Database
 from icehouse.db.uploads import UploadedFile, put_upload
 from icehouse.errors import Conflict, InvalidFormat, TooLarge
 from icehouse.nix import nix32
-from icehouse.nix.compression import MAGIC_BYTES, find_compression
+from icehouse.nix.compression import MAGIC_BYTES, Compression, find_compression
 from icehouse.nix.decompress import Decompressor
 from icehouse.nix.excerpts import excerpt
 from icehouse.nix.hashes import SHA256_SIZE_BYTES, render_sha256
@@ -211,7 +211,8 @@ class _Unpacking:
         read_bytes = 0
         for piece in self._decompressor.feed(data):
             self._nar_hasher.update(piece)
-            self._crc32 = zlib.crc32(piece, self._crc32)
+            if self._compression == Compression.GZIP.value:
+                self._crc32 = zlib.crc32(piece, self._crc32)
             self._reader.feed(piece)
             stretch.extend(self._identify(self._chunker.feed(piece)))
             read_bytes += len(piece)
