@@ -144,6 +144,10 @@ async def _nothing_to_do() -> AsyncGenerator[bytes]:
     yield msgspec.json.encode(CollectionEvent(progress="nothing to do")) + b"\n"
 
 
+async def _flush_nothing() -> None:
+    pass
+
+
 @dataclass
 class World:
     """The server, its caches, and a token for each kind of caller."""
@@ -325,7 +329,7 @@ async def open_world(folder: Path) -> AsyncGenerator[World]:
     with noted_connections(), start(DataFolder(folder), clock=clock, draw=lambda size: bytes([size]) * size) as started:
         assert started.first_token is not None
         async with open_parts(settings) as (found, hot):
-            collections = NoCollections(found.database, folder, module="")
+            collections = NoCollections(found.database, folder, module="", flush_uses=_flush_nothing)
             parts = dataclasses.replace(found, collections=collections)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", LitestarDeprecationWarning)  # it is about our own dependencies' names
