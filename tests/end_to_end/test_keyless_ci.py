@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Generator
@@ -57,6 +58,11 @@ def test_job_pushes_without_any_stored_secret_and_what_it_pushed_tells_of_it(
     assert not (job.home / ".config/icehouse").exists()
     shown = admin.icehouse("path", "info", team, top).out
     assert "by org/app at refs/heads/main, run 4711" in shown
+    assert re.search(r"^workflow     org/app/\.github/workflows/ci\.yml@refs/heads/main$", shown, re.MULTILINE)
+    assert re.search(rf"^commit       {'1f' * 20}$", shown, re.MULTILINE)
+    assert re.search(r"^run          http://127\.0\.0\.1:\d+/org/app/actions/runs/4711$", shown, re.MULTILINE)
+    assert re.search(r"^from         127\.0\.0\.1$", shown, re.MULTILINE)
+    assert "\nfrom " not in job.icehouse("path", "info", team, top).out
     log = server.log.read_text()
     assert RUNNER_SECRET not in log
     assert "eyJ" not in log  # no identity token

@@ -4,6 +4,18 @@ from typing import Literal
 
 import msgspec
 
+from icehouse.api.trust import JobView
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """Who published a path."""
+
+    token_id: int
+    job: JobView | None
+    """The job of a CI that the token was exchanged for. Null: somebody made the token."""
+    address: str | None
+    """Where it came from. Told to who has `admin` on the cache."""
+
 
 class PathView(msgspec.Struct, frozen=True, kw_only=True):
     """Body of ``GET …/paths/{hash part}``."""
@@ -23,6 +35,8 @@ class PathView(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     published_by: str | None
     """Description of the token that published it."""
+    provenance: Provenance | None = None
+    """Null: it was published before this was kept, or the database was rebuilt since."""
 
 
 class KeptBy(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from icehouse.errors import InvalidFormat, NotFound, Unavailable
 if TYPE_CHECKING:
     from pyreqwest.client import Client
 
-    from icehouse.api.paths import PathSummary, WhyAnswer
+    from icehouse.api.paths import PathSummary, Provenance, WhyAnswer
     from icehouse.nix.store_paths import HashPart
 
 _UPSTREAM_SECONDS: Final = 5.0
@@ -80,8 +80,24 @@ async def run_info(options: InfoOptions, services: Services, printer: Printer) -
         *([f"CA           {view.ca}"] if view.ca else []),
         *(f"signature    {signature}" for signature in view.signatures),
         f"published    {time_text(view.created_at)}" + (f" by {view.published_by}" if view.published_by else ""),
+        *_provenance_lines(view.provenance),
     ]
     printer.result("\n".join(lines), view)
+
+
+def _provenance_lines(provenance: "Provenance | None") -> list[str]:
+    if provenance is None:
+        return []
+    told = [("token", str(provenance.token_id)), ("from", provenance.address)]
+    if (job := provenance.job) is not None:
+        told += [
+            ("issuer", job.issuer),
+            ("subject", job.subject),
+            ("workflow", job.workflow),
+            ("commit", job.commit),
+            ("run", job.run_url or job.run),
+        ]
+    return [f"{name:<12} {value}" for name, value in told if value]
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ class PathRow:
     created_at: int
     hidden_at: int | None
     published_by: int | None
+    published_from: str | None = None
+    """The address that it came from; `None`: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ def load_paths(connection: Connection, cache_id: int, hash_parts: Collection[Has
                 created_at=row.created_at,
                 hidden_at=row.hidden_at,
                 published_by=row.published_by,
+                published_from=row.published_from,
             )
     return found
 
@@ -197,6 +200,7 @@ def _values(nar_id: int, row: PathRow) -> dict[str, object]:
         "hidden_at": None,
         "hidden_because": None,
         "published_by": row.published_by,
+        "published_from": row.published_from,
     }
 
 

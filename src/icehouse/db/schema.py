@@ -198,6 +198,7 @@ path = Table(
     Column("published_by", Integer, ForeignKey("token.id")),
     Column("hidden_because", Text, doc="the rule that hid it, for people; null: visible"),
     Column("generation", Integer, nullable=False, server_default="0", doc="the cache's when it became visible"),
+    Column("published_from", Text, doc="the address; null: not known"),
     UniqueConstraint("cache_id", "hash_part"),
     Index("path_by_nar", "nar_id", "cache_id"),
     Index("path_by_generation", "cache_id", "generation"),
@@ -268,6 +269,7 @@ waiting_path = Table(
     Column("signatures", Text, nullable=False),
     Column("created_at", Integer, nullable=False),
     Column("published_by", Integer, ForeignKey("token.id")),
+    Column("published_from", Text, doc="the address; null: not known"),
     UniqueConstraint("cache_id", "hash_part"),
 )
 """Paths that were published before their references. Nobody sees them."""

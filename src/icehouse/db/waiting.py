@@ -13,6 +13,7 @@ from icehouse.nix.content_address import ContentAddress
 from icehouse.nix.signing import Signature
 from icehouse.nix.store_paths import HashPart, StorePath
 from icehouse.rules.closures import PathRecord
+from icehouse.rules.provenance import Origin
 
 MAX_WAITING_REFERENCES: Final = 200_000
 """Of all paths that wait in a cache. One path may complete all of them, in one transaction."""
@@ -25,7 +26,7 @@ class WaitingRow:
     """A path that waits."""
 
     record: PathRecord
-    published_by: int | None
+    origin: Origin
 
 
 def load_waiting_for(
@@ -45,9 +46,7 @@ def load_waiting_for(
     return found
 
 
-def put_waiting(
-    connection: Connection, cache_id: int, record: PathRecord, *, now: int, published_by: int | None
-) -> None:
+def put_waiting(connection: Connection, cache_id: int, record: PathRecord, origin: Origin, *, now: int) -> None:
     """Keep a path until its references are there. What waited under its hash part is replaced.
 
     Raises:
@@ -74,7 +73,8 @@ def put_waiting(
             ca=None if record.ca is None else record.ca.render(),
             signatures=" ".join(signature.render() for signature in record.signatures),
             created_at=now,
-            published_by=published_by,
+            published_by=origin.token_id,
+            published_from=origin.address,
         )
         .returning(waiting_path.c.id)
     ).scalar_one()
@@ -118,7 +118,7 @@ def _load(connection: Connection, statement: Select[Any]) -> Iterator[WaitingRow
             ca=None if row.ca is None else ContentAddress.parse(row.ca),
             signatures=tuple(Signature.parse(text) for text in row.signatures.split()),
         )
-        yield WaitingRow(record, row.published_by)
+        yield WaitingRow(record, Origin(row.published_by, row.published_from))
 
 
 def _batches(hash_parts: Iterable[HashPart]) -> Iterator[list[HashPart]]:

@@ -31,7 +31,7 @@ from icehouse.http import (
     upload_routes,
 )
 from icehouse.http.asgi import Application, Receive, Scope, Send, answer
-from icehouse.http.bodies import ApiRequest
+from icehouse.http.bodies import ApiRequest, find_address
 from icehouse.http.cache_files import CacheFiles, FileRoute
 from icehouse.http.errors import answer_error
 from icehouse.http.front import Front
@@ -110,7 +110,10 @@ def make_api(parts: ServerParts) -> Litestar:
 
     return Litestar(
         [*ROUTES],
-        dependencies={"parts": Provide(provide_parts, sync_to_thread=False)},
+        dependencies={
+            "parts": Provide(provide_parts, sync_to_thread=False),
+            "address": Provide(find_address, sync_to_thread=False),
+        },
         request_class=ApiRequest,
         exception_handlers={IcehouseError: answer_error, HTTPException: answer_error, Exception: answer_error},
         openapi_config=OpenAPIConfig(

@@ -62,6 +62,11 @@ class FileRequest:
         credential = None if header is None else header.decode("latin-1")
         return await self.parts.access.enter(self.cache_name, permission, credential)
 
+    @property
+    def address(self) -> str | None:
+        """Where the request comes from; `None`: not known."""
+        return self.scope["state"].get("client") or None
+
     def pieces(self, *, max_bytes: int) -> AsyncIterator[bytes]:
         """The pieces of the body as they arrive. The errors are those of `receive_pieces`."""
         announced = find_header(self.scope, b"content-length")

@@ -12,7 +12,7 @@ from icehouse.api.paths import DeleteAnswer, PathsPage, PathView, RestoreAnswer,
 from icehouse.http.parts import ServerParts
 from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
 from icehouse.nix.store_paths import parse_hash_part
-from icehouse.rules.access import Permission
+from icehouse.rules.access import Permission, allows
 from icehouse.services.serve import explain_path, show_path
 
 After = Annotated[str | None, QueryParameter(description="Only paths after this hash part.")]
@@ -103,9 +103,10 @@ async def delete_path(
 
 @get("/api/v1/caches/{cache_name:str}/paths/{hash_part:str}", tags=["caches"])
 async def show_one_path(cache_name: str, hash_part: str, parts: ServerParts, credential: Credential) -> PathView:
-    """A visible path."""
+    """A visible path. The address that it was published from is told to who has `admin`."""
     entry = await parts.access.enter(cache_name, Permission.PULL, credential)
-    return await show_path(parts.database, entry.cache, parse_hash_part(hash_part))
+    with_address = allows(entry.grant, Permission.ADMIN, cache_name)
+    return await show_path(parts.database, entry.cache, parse_hash_part(hash_part), with_address=with_address)
 
 
 @get("/api/v1/caches/{cache_name:str}/why/{hash_part:str}", tags=["caches"])

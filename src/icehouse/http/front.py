@@ -61,7 +61,8 @@ class Front:
     ) -> None:
         began = time.perf_counter()
         request_id = choose_request_id(find_header(scope, b"x-request-id"))
-        scope["state"]["request_id"] = request_id
+        client = find_client(scope, self._trusted)
+        scope["state"].update(request_id=request_id, client=client)
         status = 0
         bytes_sent = 0
 
@@ -84,7 +85,7 @@ class Front:
                 path=raw_path.decode("ascii", "replace"),
                 status=status,
                 seconds=round(seconds, 6),
-                client=find_client(scope, self._trusted),
+                client=client,
             )
         # The template has the names of parameters in place of their values, so there are few of them.
         self._counters.route(scope.get("path_template") or "unknown").count(status, seconds, bytes_sent)

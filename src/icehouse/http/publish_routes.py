@@ -39,6 +39,9 @@ MAX_UPLOAD_BYTES: Final = 4 + MAX_INDEX_BYTES + MAX_PACK_BYTES
 Credential = Annotated[str | None, HeaderParameter(name="authorization", include_in_schema=False)]
 """The ``Authorization`` header."""
 
+Address = str | None
+"""Where the request comes from."""
+
 
 @post(
     "/api/v1/caches/{cache_name:str}/missing",
@@ -125,12 +128,12 @@ async def show_nar(cache_name: str, nar_hash: str, parts: ServerParts, credentia
     request_max_body_size=MAX_RECORDS_BYTES,
 )
 async def publish_paths(
-    cache_name: str, data: PathsRequest, parts: ServerParts, credential: Credential
+    cache_name: str, data: PathsRequest, parts: ServerParts, credential: Credential, address: Address
 ) -> Response[PathsAnswer]:
     """Make paths visible, all together or not at all. Status 409 if any is refused; the body says which, and why."""
     entry = await parts.access.enter(cache_name, Permission.PUSH, credential)
     token_id = None if entry.grant is None else entry.grant.token_id
-    answer = await parts.publisher.publish_paths(entry.cache, data, token_id=token_id)
+    answer = await parts.publisher.publish_paths(entry.cache, data, token_id=token_id, address=address)
     return Response(answer, status_code=409 if answer.refused else 200)
 
 

@@ -66,7 +66,7 @@ async def receive_narinfo(request: FileRequest) -> None:
     hash_part = parse_hash_part(request.names[0])
     text = await request.read_body(max_bytes=MAX_NARINFO_BYTES)
     absent = await request.parts.narinfo_uploads.receive_narinfo(
-        entry.cache, hash_part, text, token_id=_token_id(entry)
+        entry.cache, hash_part, text, token_id=_token_id(entry), address=request.address
     )
     awaited = ", ".join(path.base_name for path in absent)
     await request.answer_stored(text=f"Kept, and not visible before: {awaited}\n".encode() if absent else b"")

@@ -33,6 +33,15 @@ class Job:
     run_url: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who publishes, and from where."""
+
+    token_id: int | None
+    address: str | None = None
+    """As the server sees it: behind a proxy, that of the client that a trusted proxy tells."""
+
+
 JOB_FIELDS: Final = tuple(field.name for field in fields(Job))
 
 

@@ -29,7 +29,13 @@ class NarinfoUploads:
         self._publisher = publisher
 
     async def receive_narinfo(
-        self, cache: CacheRow, hash_part: HashPart, text: bytes, *, token_id: int | None
+        self,
+        cache: CacheRow,
+        hash_part: HashPart,
+        text: bytes,
+        *,
+        token_id: int | None,
+        address: str | None = None,
     ) -> tuple[StorePath, ...]:
         """Publish a path, or keep it unseen until its references are visible. Repeating it changes nothing.
 
@@ -51,7 +57,7 @@ class NarinfoUploads:
                 f"{cache.name!r} is {cache.store_dir}"
             )
         await self._database.read(partial(_check_nar, cache=cache, info=info))
-        plan = await self._publisher.publish_or_wait(cache, _as_body(info), token_id=token_id)
+        plan = await self._publisher.publish_or_wait(cache, _as_body(info), token_id=token_id, address=address)
         if plan.refused and not plan.may_wait:
             raise Conflict("; ".join(f"{path.base_name}: {reason}" for path, reason in plan.refused))
         return plan.absent

@@ -53,6 +53,7 @@ from icehouse.rules.journal import (
     JournalPath,
     render_journal_entry,
 )
+from icehouse.rules.provenance import Origin
 from icehouse.rules.recipes import parse_recipe
 from icehouse.rules.varints import encode_varints
 from icehouse.services.workers import Workers
@@ -106,7 +107,7 @@ class _Changes:
     externals: Sequence[tuple[ExternalRow, str]]
     merges: Mapping[HashPart, Sequence[Signature]]
     now: int
-    token_id: int | None
+    origin: Origin
 
 
 class Publisher:
@@ -148,7 +149,9 @@ class Publisher:
             self._note_use(path_id, now)
         return MissingAnswer([hash_part for hash_part in asked if hash_part not in visible])
 
-    async def publish_paths(self, cache: CacheRow, request: PathsRequest, *, token_id: int | None) -> PathsAnswer:
+    async def publish_paths(
+        self, cache: CacheRow, request: PathsRequest, *, token_id: int | None, address: str | None = None
+    ) -> PathsAnswer:
         """Make paths visible together, or none of them. Repeating it changes nothing.
 
         The order: decide, sign, write the journal, and then one transaction that decides again and shows the paths.
@@ -164,25 +167,27 @@ class Publisher:
             raise TooLarge(f"{len(request.paths)} paths and {len(request.externals)} externals; {MAX_PATHS} each fit")
         upstreams = await self._database.read(partial(list_upstreams, cache_id=cache.id))
         batch = await self._workers.run(partial(_parse_batch, request, cache, upstreams))
-        plan = await self._carry_out(cache, batch, upstreams, token_id=token_id, is_patient=False)
+        plan = await self._carry_out(cache, batch, upstreams, Origin(token_id, address), is_patient=False)
         return _refusal(plan) if plan.refused else _success(plan)
 
-    async def publish_or_wait(self, cache: CacheRow, path: PathBody, *, token_id: int | None) -> PublishPlan:
+    async def publish_or_wait(
+        self, cache: CacheRow, path: PathBody, *, token_id: int | None, address: str | None = None
+    ) -> PublishPlan:
         """Make one path visible; if it lacks nothing but references, keep it until these are visible.
 
         The errors are those of `publish_paths`.
         """
         upstreams = await self._database.read(partial(list_upstreams, cache_id=cache.id))
         batch = await self._workers.run(partial(_parse_batch, PathsRequest([path], []), cache, upstreams))
-        return await self._carry_out(cache, batch, upstreams, token_id=token_id, is_patient=True)
+        return await self._carry_out(cache, batch, upstreams, Origin(token_id, address), is_patient=True)
 
     async def _carry_out(
         self,
         cache: CacheRow,
         batch: _Batch,
         upstreams: Sequence[UpstreamRow],
+        origin: Origin,
         *,
-        token_id: int | None,
         is_patient: bool,
     ) -> PublishPlan:
         keys = await self._keys.secret_keys(cache.id)
@@ -190,7 +195,7 @@ class Publisher:
         known_keys = [*own_keys, *(key for upstream in upstreams for key in upstream.public_keys)]
         for attempt in range(_TRIES):
             async with self._retrying if attempt else contextlib.nullcontext():
-                plan = await self._try(cache, batch, keys, known_keys, token_id=token_id, is_patient=is_patient)
+                plan = await self._try(cache, batch, keys, known_keys, origin=origin, is_patient=is_patient)
             if plan is not None:
                 return plan
         raise Conflict("other requests changed these paths again and again at the same time; repeat yours")
@@ -202,7 +207,7 @@ class Publisher:
         keys: Sequence[SecretKey],
         known_keys: Sequence[PublicKey],
         *,
-        token_id: int | None,
+        origin: Origin,
         is_patient: bool,
     ) -> PublishPlan | None:
         """Decide and do it, or give `None` if what was decided upon changed meanwhile."""
@@ -212,13 +217,13 @@ class Publisher:
             return plan
         now = self._clock()
         rows = await self._workers.run(
-            partial(_make_rows, cache, plan, loaded, keys, known_keys, now=now, token_id=token_id)
+            partial(_make_rows, cache, plan, loaded, keys, known_keys, now=now, origin=origin)
         )
         merges = await self._workers.run(partial(_find_merges, cache, plan, loaded, known_keys))
         journal_key = None
         if rows or loaded.new_externals:
-            journal_key = await self._write_journal(cache, rows, loaded.new_externals, now=now, token_id=token_id)
-        changes = _Changes(plan, rows, loaded.new_externals, merges, now, token_id)
+            journal_key = await self._write_journal(cache, rows, loaded.new_externals, origin, now=now)
+        changes = _Changes(plan, rows, loaded.new_externals, merges, now, origin)
         if await self._database.write(partial(_publish, cache=cache, batch=batch, changes=changes)):
             return plan
         if journal_key is not None:  # It tells of what did not happen.
@@ -230,9 +235,9 @@ class Publisher:
         cache: CacheRow,
         rows: Sequence[PathRow],
         externals: Sequence[tuple[ExternalRow, str]],
+        origin: Origin,
         *,
         now: int,
-        token_id: int | None,
     ) -> BlobKey:
         nars = await self._database.read(
             partial(_journal_nars, domain_id=cache.domain_id, nar_hashes=sorted({row.nar_hash for row in rows}))
@@ -242,7 +247,7 @@ class Publisher:
             store_dir=str(cache.store_dir),
             is_public=cache.is_public,
             created_at=now,
-            published_by=token_id,
+            published_by=origin.token_id,
             nars=nars,
             paths=[_journal_path(row) for row in rows],
             externals=[_journal_external(row, url) for row, url in externals],
@@ -366,12 +371,12 @@ def _make_rows(
     known_keys: Sequence[PublicKey],
     *,
     now: int,
-    token_id: int | None,
+    origin: Origin,
 ) -> list[PathRow]:
     """The rows of what is published, signed."""
     rows: list[PathRow] = []
-    waited = [(record, loaded.waiting[record.store_path.hash_part].published_by) for record in plan.complete]
-    for record, publisher in [*((record, token_id) for record in plan.publish), *waited]:
+    waited = [(record, loaded.waiting[record.store_path.hash_part].origin) for record in plan.complete]
+    for record, publisher in [*((record, origin) for record in plan.publish), *waited]:
         text = fingerprint(record, cache.store_dir)
         ours = [key.sign(text) for key in keys]
         theirs = [signature for signature in record.signatures if _is_credible(signature, text, known_keys)]
@@ -391,7 +396,8 @@ def _make_rows(
                 signatures=tuple(signature.render() for signature in merge_signatures(ours, theirs)),
                 created_at=now,
                 hidden_at=None,
-                published_by=publisher,
+                published_by=publisher.token_id,
+                published_from=publisher.address,
             )
         )
     return rows
@@ -424,7 +430,7 @@ def _publish(connection: Connection, cache: CacheRow, batch: _Batch, changes: _C
     for hash_part, signatures in changes.merges.items():
         _merge(connection, loaded.paths[hash_part], signatures)
     for record in changes.plan.may_wait:
-        put_waiting(connection, cache.id, record, now=changes.now, published_by=changes.token_id)
+        put_waiting(connection, cache.id, record, changes.origin, now=changes.now)
     return True
 
 

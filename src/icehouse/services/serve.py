@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
 from sqlalchemy import Connection
 
-from icehouse.api.paths import KeptBy, PathView, WhyAnswer
+from icehouse.api.paths import KeptBy, PathView, Provenance, WhyAnswer
+from icehouse.api.trust import JobView
 from icehouse.db.cache_settings import load_settings
 from icehouse.db.caches import CacheRow, list_upstreams
 from icehouse.db.engine import Database
-from icehouse.db.paths import ExternalRow, find_visible, load_externals, load_paths
+from icehouse.db.paths import ExternalRow, PathRow, find_visible, load_externals, load_paths
 from icehouse.db.pins import find_links, load_pins
-from icehouse.db.tokens import get_token
+from icehouse.db.tokens import TokenRow, get_token
 from icehouse.db.trash import (
     PathFacts,
     PurgedFacts,
@@ -24,6 +26,7 @@ from icehouse.db.trash import (
     find_visible_names,
     find_waiting_facts,
 )
+from icehouse.db.trust import find_job
 from icehouse.errors import NotFound
 from icehouse.nix import nix32
 from icehouse.nix.hashes import render_sha256
@@ -36,13 +39,15 @@ _SEARCHED_AT_ONCE: Final = 1_000
 _NAMED: Final = 5  # of what a path waits for, in a sentence
 
 
-async def show_path(database: Database, cache: CacheRow, hash_part: HashPart) -> PathView:
-    """The visible path with that hash part.
+async def show_path(
+    database: Database, cache: CacheRow, hash_part: HashPart, *, with_address: bool = False
+) -> PathView:
+    """The visible path with that hash part; *with_address*: and the address that it was published from.
 
     Raises:
         NotFound: the cache has none; the message says where to ask why.
     """
-    return await database.read(partial(_show_path, cache=cache, hash_part=hash_part))
+    return await database.read(partial(_show_path, cache=cache, hash_part=hash_part, with_address=with_address))
 
 
 async def explain_path(database: Database, cache: CacheRow, hash_part: HashPart, *, now: int) -> WhyAnswer:
@@ -50,13 +55,14 @@ async def explain_path(database: Database, cache: CacheRow, hash_part: HashPart,
     return await database.read(partial(_explain_path, cache=cache, hash_part=hash_part, now=now))
 
 
-def _show_path(connection: Connection, *, cache: CacheRow, hash_part: HashPart) -> PathView:
+def _show_path(connection: Connection, *, cache: CacheRow, hash_part: HashPart, with_address: bool) -> PathView:
     row = load_paths(connection, cache.id, [hash_part]).get(hash_part)
     if row is None or row.hidden_at is not None:
         raise NotFound(
             f"cache {cache.name!r} has no visible path {hash_part}; "
             f"GET /api/v1/caches/{cache.name}/why/{hash_part} tells why"
         )
+    token = None if row.published_by is None else get_token(connection, row.published_by)
     return PathView(
         store_path=row.store_path.base_name,
         nar_hash=render_sha256(row.nar_hash),
@@ -70,7 +76,17 @@ def _show_path(connection: Connection, *, cache: CacheRow, hash_part: HashPart) 
         ca=row.ca,
         signatures=list(row.signatures),
         created_at=row.created_at,
-        published_by=None if row.published_by is None else get_token(connection, row.published_by).description,
+        published_by=None if token is None else token.description,
+        provenance=None if token is None else _provenance(connection, token, row, with_address=with_address),
+    )
+
+
+def _provenance(connection: Connection, token: TokenRow, row: PathRow, *, with_address: bool) -> Provenance:
+    job = None if token.job_id is None else find_job(connection, token.job_id)
+    return Provenance(
+        token_id=token.id,
+        job=None if job is None else JobView(**asdict(job)),
+        address=row.published_from if with_address else None,
     )
 
 
