@@ -7,7 +7,7 @@ paths it thinks for a while and takes some hundred bytes of memory for each.
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -233,7 +233,7 @@ class Collector:
             bodies = self._database.read_now(partial(load_recipes, nar_ids=batch))
             for nar_id in batch:
                 body = bodies.get(nar_id)
-                chunks.append(() if body is None else set(_numbers(parse_runs(body))))
+                chunks.append(() if body is None else _distinct_numbers(parse_runs(body)))
         return chunks
 
     def _chunk_bytes(self, domain_id: int) -> "array[int]":
@@ -241,10 +241,10 @@ class Collector:
         sizes = array("I")
         after = 0
         while rows := self._database.read_now(partial(page_of_chunks, domain_id=domain_id, after=after)):
-            after = rows[-1].number
-            sizes.extend(0 for _ in range(after + 1 - len(sizes)))
-            for row in rows:
-                sizes[row.number] = row.stored_bytes
+            after = rows[-1][0]
+            sizes.extend(bytes(after + 1 - len(sizes)))
+            for number, _, stored_bytes, _ in rows:
+                sizes[number] = stored_bytes
         return sizes
 
     def _find_roots(self, connection: Connection, cache_id: int, ids: "array[int]", now: int) -> list[int]:
@@ -368,12 +368,12 @@ class Collector:
         sound_bytes: dict[int, int] = {}
         after = 0
         while chunks := database.read_now(partial(page_of_chunks, domain_id=domain_id, after=after)):
-            after = chunks[-1].number
-            for chunk in chunks:
-                if chunk.number < len(live) and live[chunk.number]:
-                    live_bytes[chunk.pack_id] = live_bytes.get(chunk.pack_id, 0) + chunk.stored_bytes
-                    if chunk.is_sound:
-                        sound_bytes[chunk.pack_id] = sound_bytes.get(chunk.pack_id, 0) + chunk.stored_bytes
+            after = chunks[-1][0]
+            for number, pack_id, stored_bytes, is_sound in chunks:
+                if number < len(live) and live[number]:
+                    live_bytes[pack_id] = live_bytes.get(pack_id, 0) + stored_bytes
+                    if is_sound:
+                        sound_bytes[pack_id] = sound_bytes.get(pack_id, 0) + stored_bytes
         rows = database.read_now(partial(list_packs, domain_id=domain_id))
         packs = plan_packs((_pack_facts(row, live_bytes, sound_bytes) for row in rows), now=now)
         return Sweep(purged_paths, len(gone), packs, live, tuple(self._find_strays(domain_id, now)))
@@ -410,6 +410,12 @@ def _read_state(connection: Connection, cache_id: int) -> tuple[int, int]:
 def _numbers(runs: Sequence[Run]) -> Iterator[int]:
     for run in runs:
         yield from range(run.first, run.first + run.count)
+
+
+def _distinct_numbers(runs: Sequence[Run]) -> Collection[int]:
+    if len(runs) == 1:  # as most are
+        return range(runs[0].first, runs[0].first + runs[0].count)
+    return set(_numbers(runs))
 
 
 def _set_live(live: bytearray, runs: Sequence[Run]) -> None:
