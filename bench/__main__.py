@@ -9,6 +9,7 @@ from bench.copies import measure_copies
 from bench.corpora import bench_folder, make_chain_corpus, make_large_corpus, make_plain_corpus, make_rebuild_corpus
 from bench.downloads import measure_downloads
 from bench.huge import measure_memory
+from bench.lifecycle import measure_lifecycle
 from bench.narinfos import measure_narinfos
 from bench.pulls import measure_pulls
 from bench.pushes import measure_pushes
@@ -22,8 +23,10 @@ _MEASUREMENTS: Mapping[str, Callable[[int], list[Row]]] = {
     "nginx": compare_nginx_with_itself,
     "copy": measure_copies,
     "memory": measure_memory,
+    "lifecycle": measure_lifecycle,
 }
-_ONLY_BY_NAME = {"copy", "memory"}  # They need 20 GB of disk, and minutes.
+_ONLY_BY_NAME = {"copy", "memory", "lifecycle"}  # They need up to 20 GB of disk, and minutes.
+_NEED_NO_CORPUS = {"lifecycle"}
 
 
 def main() -> int:
@@ -33,15 +36,16 @@ def main() -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"of {', '.join(_MEASUREMENTS)}; all but copy and memory if none is given",
+        help=f"of {', '.join(_MEASUREMENTS)}; all but {', '.join(sorted(_ONLY_BY_NAME))} if none is given",
     )
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured, beside each other (5)")
     arguments = parser.parse_args()
     names: list[str] = arguments.names or [name for name in _MEASUREMENTS if name not in _ONLY_BY_NAME]
     if unknown := set(names) - set(_MEASUREMENTS):
         parser.error(f"no measurement is named {', '.join(sorted(unknown))}")
-    for make in (make_rebuild_corpus, make_large_corpus, make_chain_corpus, make_plain_corpus):
-        make(bench_folder())
+    if set(names) - _NEED_NO_CORPUS:
+        for make in (make_rebuild_corpus, make_large_corpus, make_chain_corpus, make_plain_corpus):
+            make(bench_folder())
     rows: list[Row] = []
     for name, measure in _MEASUREMENTS.items():
         if name in names:
