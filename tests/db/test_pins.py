@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, event, func, select, update
 
 from icehouse.db import schema
 from icehouse.db.caches import CacheRow, delete_cache
@@ -177,6 +178,23 @@ async def test_links_are_those_of_visible_paths_of_the_cache(database: Database,
         }
 
     await database.write(work)
+
+
+async def test_links_are_looked_up_by_hash_part(database: Database, cache: CacheRow) -> None:
+    statements: list[tuple[str, Any]] = []
+
+    def note(_: Connection, __: object, statement: str, parameters: object, *___: object) -> None:
+        statements.append((statement, parameters))
+
+    def work(connection: Connection) -> list[str]:
+        event.listen(connection, "before_cursor_execute", note)
+        find_links(connection, cache.id, [parse_hash_part("a" * 32)] * 3, since=1)
+        event.remove(connection, "before_cursor_execute", note)
+        ((statement, parameters),) = statements
+        return [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+
+    (step,) = await database.write(work)
+    assert "(cache_id=? AND hash_part=?)" in step, "the index of generations leads through half of the cache"
 
 
 def _count(connection: Connection) -> tuple[int, ...]:

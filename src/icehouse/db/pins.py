@@ -171,7 +171,7 @@ def find_links(
             path.c.cache_id == cache_id,
             path.c.hash_part.in_(hash_parts),
             path.c.hidden_at.is_(None),
-            path.c.generation >= since,
+            path.c.generation + 0 >= since,  # else SQLite goes by the index of this, through all that is newer
         )
     )
     return {row.hash_part: Links(f"{row.hash_part}-{row.name}", row.references.split()) for row in rows}
