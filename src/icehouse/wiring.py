@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import structlog
 import uvloop
 from granian import Granian
 from granian.constants import Interfaces, Loops
@@ -38,12 +37,14 @@ from icehouse.http.app import Server
 from icehouse.http.hot import HotParts
 from icehouse.http.metrics import ServerCounters
 from icehouse.http.parts import ServerParts
+from icehouse.log_output import configure_logging, library_logging
 from icehouse.rules.chunks import CHUNK_PARAMETERS
 from icehouse.rules.packs import PACK_BYTES
 from icehouse.rules.recipes import MAX_RECIPE_BYTES
 from icehouse.services.access import Access, HotAccess
 from icehouse.services.access_times import AccessTimes
 from icehouse.services.aliases import Aliases
+from icehouse.services.audit import Audit
 from icehouse.services.backup import Backups
 from icehouse.services.caches import Caches
 from icehouse.services.collections import Collections
@@ -113,7 +114,7 @@ def create_app() -> Server:
     _end_with_parent()
     _limit_arenas()
     settings = load_worker_settings(os.environ)
-    configure_logging(settings)
+    configure_logging(settings.log_level, settings.log_format)
     return make_server(settings)
 
 
@@ -169,9 +170,9 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             zstd_level=settings.zstd_level,
             max_nar_bytes=settings.max_nar_bytes,
         )
-        collections = Collections(
-            database, settings.data_dir, module="icehouse.cli.collection_child", flush_uses=access_times.flush
-        )
+        child = (sys.executable, "-m", "icehouse.cli.collection_child", str(settings.data_dir))
+        command = (*child, settings.log_level, settings.log_format)
+        collections = Collections(database, command, flush_uses=access_times.flush)
         back_up = partial(Backups(folder, blobs, clock).back_up_if_due, keep=settings.keep_backups)
         maintenance = Maintenance(
             database,
@@ -203,6 +204,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             pins=Pins(database, contents, clock=clock),
             collections=collections,
             trash=Trash(database, clock, note_use=access_times.note),
+            audit=Audit(database),
             logs=Logs(database, blobs, workers, clock),
             realisations=Realisations(database, clock),
             counters=counters,
@@ -254,7 +256,7 @@ def serve(settings: ServerSettings, announce: Callable[[Listening], None]) -> No
         Unavailable: the data folder cannot be used.
         SystemExit: a worker ended by itself; the log says why.
     """
-    configure_logging(settings)
+    configure_logging(settings.log_level, settings.log_format)
     settings = dataclasses.replace(settings, port=find_free_port(settings.host, settings.port))
     folder = DataFolder(settings.data_dir)
     with start(folder, clock=clock, draw=secrets.token_bytes) as started:
@@ -280,7 +282,7 @@ def _serve_in_this_process(settings: ServerSettings) -> None:
             websockets=False,
             backlog=_BACKLOG,
             log_level=LogLevels.error,
-            log_dictconfig=_library_logging(settings),
+            log_dictconfig=library_logging(settings.log_format),
         )
         server.workers_kill_timeout = STOP_SECONDS
         loop = asyncio.get_running_loop()
@@ -306,7 +308,7 @@ def _serve_in_workers(settings: ServerSettings) -> None:
         websockets=False,
         backlog=_BACKLOG,
         log_level=LogLevels.warning,
-        log_dictconfig=_library_logging(settings),
+        log_dictconfig=library_logging(settings.log_format),
         workers_kill_timeout=STOP_SECONDS,
     ).serve()
 
@@ -374,47 +376,3 @@ def load_worker_settings(environment: Mapping[str, str]) -> ServerSettings:
     values["data_dir"] = Path(values["data_dir"])
     values["trusted_proxies"] = tuple(values["trusted_proxies"])
     return ServerSettings(**values)
-
-
-def configure_logging(settings: ServerSettings) -> None:
-    """Send events to stderr: lines for people on a terminal, JSON elsewhere, or what the settings say."""
-    structlog.configure(
-        processors=[*_shared_processors(), *_last_processors(settings)],
-        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
-
-
-def _shared_processors() -> list[structlog.typing.Processor]:
-    return [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-
-
-def _last_processors(settings: ServerSettings) -> list[structlog.typing.Processor]:
-    is_for_people = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
-    if is_for_people:
-        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-
-
-def _library_logging(settings: ServerSettings) -> dict[str, Any]:
-    """Settings of the standard library's logging under which lines of granian and others look like ours."""
-    formatter = {
-        "()": structlog.stdlib.ProcessorFormatter,
-        "foreign_pre_chain": _shared_processors(),
-        "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_last_processors(settings)],
-    }
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {"icehouse": formatter},
-        "handlers": {
-            "stderr": {"class": "logging.StreamHandler", "formatter": "icehouse", "stream": "ext://sys.stderr"}
-        },
-        "loggers": {"_granian": {"handlers": ["stderr"], "propagate": False}},
-        "root": {"handlers": ["stderr"], "level": "WARNING"},
-    }

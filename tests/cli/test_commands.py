@@ -79,6 +79,7 @@ COMMANDS = [
     "path restore",
     "path delete",
     "gc",
+    "audit",
     "pins",
     "resolve",
     "unpin",

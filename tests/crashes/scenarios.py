@@ -54,7 +54,7 @@ from tests.crashes.world import (
     World,
     start_folder,
 )
-from tests.services.publishing import Store, cut, identity_of, in_pieces, path_body
+from tests.services.publishing import TESTER, Store, cut, identity_of, in_pieces, path_body
 from tests.services.uploading import NarUpload
 
 Acknowledge = Callable[[str, str], None]
@@ -111,7 +111,7 @@ async def make_empty(folder: DataFolder) -> None:
     await store.close()
     async with World.open(folder) as world:
         await world.store.push(world.cache, (BASE, NARS[BASE], []))
-        await world.pins.put_pin(world.cache, PIN, PinPut(store_path=BASE, keep_forever=True), token_id=None)
+        await world.pins.put_pin(world.cache, PIN, PinPut(store_path=BASE, keep_forever=True), TESTER)
 
 
 async def publish(world: World, acknowledge: Acknowledge) -> None:
@@ -284,7 +284,7 @@ async def check_collected(world: World, is_done: bool) -> list[str]:  # noqa: FB
         numbers += (sweep.deleted_packs, sweep.compacted_packs, sweep.deleted_strays)
         left += [f"left to collect: {numbers}"] if any(numbers) else []
     with suppress(NotFound):
-        await world.trash.restore(world.cache, HashPart(UNUSED[:32]))
+        await world.trash.restore(world.cache, HashPart(UNUSED[:32]), TESTER)
         left += await world.find_unserved([UNUSED])
     return left
 
@@ -381,12 +381,12 @@ async def read_log(world: World) -> bytes:
 
 async def pin_and_delete(world: World, acknowledge: Acknowledge) -> None:
     """What people do by hand."""
-    await world.pins.put_pin(world.cache, "other", PinPut(store_path=LIB, keep_revisions=1), token_id=None)
+    await world.pins.put_pin(world.cache, "other", PinPut(store_path=LIB, keep_revisions=1), TESTER)
     acknowledge("pin", "other")
-    await world.trash.delete(world.cache, HashPart(APP[:32]), with_referrers=True, by="a test")
-    await world.trash.restore(world.cache, HashPart(APP[:32]))
+    await world.trash.delete(world.cache, HashPart(APP[:32]), TESTER, with_referrers=True)
+    await world.trash.restore(world.cache, HashPart(APP[:32]), TESTER)
     acknowledge("path", APP)
-    await world.pins.put_pin(world.cache, "other", PinPut(store_path=APP), token_id=None)
+    await world.pins.put_pin(world.cache, "other", PinPut(store_path=APP), TESTER)
     acknowledge("pin", "other")
 
 

@@ -277,6 +277,8 @@ RULES: Final[dict[str, Rule]] = {
         b'{"cache": "{cache}", "id_token": "%s"}' % FORGED_IDENTITY.encode(),
         granted=201,
     ),
+    # The audit log
+    "GET /api/v1/audit": Rule(Need.ADMIN_SOMEWHERE, "/api/v1/audit"),
     # The binary cache
     **_reads(
         ("/{cache}/nix-cache-info", "/{cache}/nix-cache-info"),

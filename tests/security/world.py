@@ -329,7 +329,7 @@ async def open_world(folder: Path) -> AsyncGenerator[World]:
     with noted_connections(), start(DataFolder(folder), clock=clock, draw=lambda size: bytes([size]) * size) as started:
         assert started.first_token is not None
         async with open_parts(settings) as (found, hot):
-            collections = NoCollections(found.database, folder, module="", flush_uses=_flush_nothing)
+            collections = NoCollections(found.database, (), flush_uses=_flush_nothing)
             parts = dataclasses.replace(found, collections=collections)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", LitestarDeprecationWarning)  # it is about our own dependencies' names

@@ -40,7 +40,7 @@ from icehouse.services.collect import Collector
 from icehouse.services.contents import Contents
 from icehouse.services.pins import Pins
 from icehouse.storage.memory import MemoryBlobStore
-from tests.services.publishing import NOW, Store, identity_of, nar_hash_of
+from tests.services.publishing import NOW, TESTER, Store, identity_of, nar_hash_of
 
 SCALE: Final = 2 * 1024
 """Bytes that one byte of the model stands for."""
@@ -367,7 +367,7 @@ class History:
         await self._push([built for built in closure if built.base_name not in await self._find(closure)])
         for app in self._graph.apps:
             request = PinPut(store_path=commit.built[app].base_name)
-            await self._pins.put_pin(self._cache, f"release-{day}-{app}", request, token_id=None)
+            await self._pins.put_pin(self._cache, f"release-{day}-{app}", request, TESTER)
         self.pinned |= {built.base_name: built for built in closure}
         self._releases.append(commit)
 

@@ -18,6 +18,7 @@ from icehouse.nix.hashes import render_sha256
 from icehouse.nix.nar_write import Regular, write_nar
 from icehouse.nix.signing import SecretKey
 from icehouse.nix.store_paths import NIX_STORE
+from icehouse.rules.audit import Actor
 from icehouse.rules.chunks import Chunker, CutChunk, chunk_identity
 from icehouse.rules.frames import make_frame
 from icehouse.rules.packs import PackEntry, Places, render_index
@@ -96,6 +97,9 @@ def cut(nar: bytes) -> list[CutChunk]:
 async def in_pieces(data: bytes, size: int = 65_536) -> AsyncIterator[bytes]:
     for start in range(0, len(data), size):
         yield data[start : start + size]
+
+
+TESTER = Actor("a test")
 
 
 class Store:

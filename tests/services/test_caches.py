@@ -20,6 +20,7 @@ from icehouse.services.caches import DEFAULT_UPSTREAM, Caches, key_name, merge_r
 from icehouse.services.signing import Sealer, Signer
 from icehouse.storage.blobs import BlobKey
 from icehouse.storage.memory import MemoryBlobStore
+from tests.services.publishing import TESTER
 
 NOW = 1_000
 SEALER = Sealer(b"k" * 32)
@@ -63,7 +64,7 @@ async def row_of(database: Database, name: str) -> CacheRow:
 
 
 async def test_a_new_cache_says_what_its_users_need(caches: Caches, database: Database) -> None:
-    view = await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN)
+    view = await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN, TESTER)
     assert view.url == "https://cache.example.org:8443/main"
     assert view.upstreams == [DEFAULT_UPSTREAM]
     assert (view.priority, view.want_mass_query, view.store_dir) == (41, True, "/nix/store")
@@ -75,7 +76,7 @@ async def test_a_new_cache_says_what_its_users_need(caches: Caches, database: Da
 
 
 async def test_two_caches_have_two_keys(caches: Caches) -> None:
-    views = [await caches.create_cache(CacheCreate(name=name, is_public=True), ADMIN) for name in ("a", "b")]
+    views = [await caches.create_cache(CacheCreate(name=name, is_public=True), ADMIN, TESTER) for name in ("a", "b")]
     assert len({PublicKey.parse(view.public_keys[0]).key for view in views}) == 2
 
 
@@ -98,16 +99,16 @@ def test_a_public_url_without_host_is_refused() -> None:
 
 
 async def test_a_name_is_used_once(caches: Caches) -> None:
-    await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN)
+    await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN, TESTER)
     with pytest.raises(Conflict):
-        await caches.create_cache(CacheCreate(name="main", is_public=False), ADMIN)
+        await caches.create_cache(CacheCreate(name="main", is_public=False), ADMIN, TESTER)
 
 
 async def test_a_name_outside_the_pattern_is_denied(caches: Caches) -> None:
     with pytest.raises(Denied):
-        await caches.create_cache(CacheCreate(name="main", is_public=True), TEAM)
+        await caches.create_cache(CacheCreate(name="main", is_public=True), TEAM, TESTER)
     with pytest.raises(Unauthenticated):
-        await caches.create_cache(CacheCreate(name="main", is_public=True), None)
+        await caches.create_cache(CacheCreate(name="main", is_public=True), None, TESTER)
     assert await caches.list_caches(ADMIN) == []
 
 
@@ -154,17 +155,18 @@ async def test_a_name_outside_the_pattern_is_denied(caches: Caches) -> None:
 )
 async def test_a_wrong_setting_is_refused_and_nothing_is_made(caches: Caches, wrong: CacheCreate) -> None:
     with pytest.raises(InvalidFormat):
-        await caches.create_cache(wrong, ADMIN)
+        await caches.create_cache(wrong, ADMIN, TESTER)
     assert await caches.list_caches(ADMIN) == []
 
 
 async def test_a_cache_may_have_no_upstream(caches: Caches) -> None:
-    assert (await caches.create_cache(CacheCreate(name="a", is_public=True, upstreams=[]), ADMIN)).upstreams == []
+    view = await caches.create_cache(CacheCreate(name="a", is_public=True, upstreams=[]), ADMIN, TESTER)
+    assert view.upstreams == []
 
 
 async def test_only_those_who_may_pull_see_a_private_cache(caches: Caches) -> None:
     for name, is_public in (("main", True), ("team-a", False), ("other", False)):
-        await caches.create_cache(CacheCreate(name=name, is_public=is_public), ADMIN)
+        await caches.create_cache(CacheCreate(name=name, is_public=is_public), ADMIN, TESTER)
     puller = Grant(3, "", frozenset({Permission.PULL}), "team-a")
 
     async def seen_by(grant: Grant | None) -> list[str]:
@@ -177,19 +179,19 @@ async def test_only_those_who_may_pull_see_a_private_cache(caches: Caches) -> No
 
 async def test_public_caches_share_a_domain_and_private_ones_do_not(caches: Caches, database: Database) -> None:
     for name, is_public in (("a", True), ("b", True), ("c", False), ("d", False)):
-        await caches.create_cache(CacheCreate(name=name, is_public=is_public), ADMIN)
+        await caches.create_cache(CacheCreate(name=name, is_public=is_public), ADMIN, TESTER)
     domains = [(await row_of(database, name)).domain_id for name in "abcd"]
     assert domains[:2] == [PUBLIC_DOMAIN_ID] * 2
     assert len(set(domains)) == 3
 
 
 async def test_joining_a_domain_needs_admin_on_all_its_caches(caches: Caches, database: Database) -> None:
-    await caches.create_cache(CacheCreate(name="team-a", is_public=False, domain="shared"), TEAM)
-    await caches.create_cache(CacheCreate(name="team-b", is_public=False, domain="shared"), TEAM)
+    await caches.create_cache(CacheCreate(name="team-a", is_public=False, domain="shared"), TEAM, TESTER)
+    await caches.create_cache(CacheCreate(name="team-b", is_public=False, domain="shared"), TEAM, TESTER)
     assert (await row_of(database, "team-a")).domain_id == (await row_of(database, "team-b")).domain_id
-    await caches.create_cache(CacheCreate(name="other", is_public=False, domain="shared"), ADMIN)
+    await caches.create_cache(CacheCreate(name="other", is_public=False, domain="shared"), ADMIN, TESTER)
     with pytest.raises(Denied, match="'shared'"):
-        await caches.create_cache(CacheCreate(name="team-c", is_public=False, domain="shared"), TEAM)
+        await caches.create_cache(CacheCreate(name="team-c", is_public=False, domain="shared"), TEAM, TESTER)
 
 
 def fill(connection: Connection, cache: CacheRow, recipes: Sequence[Sequence[int]], *, chunks: int) -> int:
@@ -245,7 +247,7 @@ def fill(connection: Connection, cache: CacheRow, recipes: Sequence[Sequence[int
 
 
 async def test_stored_bytes_count_each_chunk_once(caches: Caches, database: Database) -> None:
-    await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN)
+    await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN, TESTER)
     cache = await row_of(database, "main")
     # Chunks 0 to 4 and 7 are used, some of them often; 5, 6, 8 and 9 are not.
     await database.write(lambda connection: fill(connection, cache, [[0, 1, 2], [2, 1, 3, 3, 4], [7], []], chunks=10))
@@ -255,7 +257,7 @@ async def test_stored_bytes_count_each_chunk_once(caches: Caches, database: Data
 
 
 async def test_many_recipes_are_measured_a_page_at_a_time(caches: Caches, database: Database) -> None:
-    await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN)
+    await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN, TESTER)
     cache = await row_of(database, "main")
     recipes = [[2 * n] for n in range(1_234)]
     await database.write(lambda connection: fill(connection, cache, recipes, chunks=2_468))
@@ -280,7 +282,7 @@ async def test_deleting_a_private_cache_deletes_its_domain(
     caches: Caches, database: Database, blobs: MemoryBlobStore
 ) -> None:
     for name, is_public in (("main", True), ("secret", False), ("kept", False)):
-        await caches.create_cache(CacheCreate(name=name, is_public=is_public), ADMIN)
+        await caches.create_cache(CacheCreate(name=name, is_public=is_public), ADMIN, TESTER)
         row = await row_of(database, name)
         await database.write(lambda connection, row=row: fill(connection, row, [[0, 1]], chunks=2))
         for kind in ("packs", "journal"):
@@ -289,7 +291,7 @@ async def test_deleting_a_private_cache_deletes_its_domain(
     secret = await row_of(database, "secret")
     # A domain whose number begins with the same digit keeps its objects.
     blobs.put(BlobKey(f"packs/{secret.domain_id}0/aa"), b"bytes")
-    await caches.delete_cache(secret)
+    await caches.delete_cache(secret, TESTER)
     kept = await row_of(database, "kept")
     assert objects(blobs) == {
         *(f"{kind}/{domain}/aa" for kind in ("packs", "journal") for domain in (PUBLIC_DOMAIN_ID, kept.domain_id)),
@@ -299,50 +301,51 @@ async def test_deleting_a_private_cache_deletes_its_domain(
     with pytest.raises(NotFound):
         await row_of(database, "secret")
     with pytest.raises(NotFound):
-        await caches.delete_cache(secret)
+        await caches.delete_cache(secret, TESTER)
 
 
 async def test_a_domain_lives_as_long_as_one_of_its_caches(
     caches: Caches, database: Database, blobs: MemoryBlobStore
 ) -> None:
     for name in ("a", "b"):
-        await caches.create_cache(CacheCreate(name=name, is_public=False, domain="shared"), ADMIN)
+        await caches.create_cache(CacheCreate(name=name, is_public=False, domain="shared"), ADMIN, TESTER)
     row = await row_of(database, "b")
     blobs.put(BlobKey(f"packs/{row.domain_id}/aa"), b"bytes")
-    await caches.delete_cache(await row_of(database, "a"))
+    await caches.delete_cache(await row_of(database, "a"), TESTER)
     assert objects(blobs) == {f"packs/{row.domain_id}/aa"}
-    await caches.delete_cache(row)
+    await caches.delete_cache(row, TESTER)
     assert objects(blobs) == set()
-    await caches.create_cache(CacheCreate(name="a", is_public=False, domain="shared"), ADMIN)
+    await caches.create_cache(CacheCreate(name="a", is_public=False, domain="shared"), ADMIN, TESTER)
     assert (await row_of(database, "a")).domain_id > row.domain_id
 
 
 async def test_deleting_a_public_cache_keeps_the_public_domain(
     caches: Caches, database: Database, blobs: MemoryBlobStore
 ) -> None:
-    await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN)
+    await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN, TESTER)
     blobs.put(BlobKey("packs/1/aa"), b"bytes")
-    await caches.delete_cache(await row_of(database, "main"))
+    await caches.delete_cache(await row_of(database, "main"), TESTER)
     assert objects(blobs) == {"packs/1/aa"}
-    await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN)
+    await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN, TESTER)
 
 
 async def test_settings_of_a_cache_are_changed_one_by_one_and_unset(caches: Caches, database: Database) -> None:
-    made = await caches.create_cache(CacheCreate(name="main", is_public=True, budget_bytes=5_000), ADMIN)
+    made = await caches.create_cache(CacheCreate(name="main", is_public=True, budget_bytes=5_000), ADMIN, TESTER)
     assert (made.budget_bytes, made.limit_bytes, made.trash_seconds) == (5_000, None, 7 * 86_400)
     row = await row_of(database, "main")
-    view = await caches.configure_cache(row, CacheConfigure(limit_bytes=6_000, keep_unused_seconds=60, priority=30))
+    changes = CacheConfigure(limit_bytes=6_000, keep_unused_seconds=60, priority=30)
+    view = await caches.configure_cache(row, changes, TESTER)
     assert (view.budget_bytes, view.limit_bytes, view.keep_unused_seconds, view.priority) == (5_000, 6_000, 60, 30)
-    view = await caches.configure_cache(row, CacheConfigure(budget_bytes=None, trash_seconds=0))
+    view = await caches.configure_cache(row, CacheConfigure(budget_bytes=None, trash_seconds=0), TESTER)
     assert (view.budget_bytes, view.limit_bytes, view.keep_unused_seconds, view.trash_seconds) == (None, 6_000, 60, 0)
     assert await caches.show_cache(await row_of(database, "main")) == view
 
 
 async def test_settings_are_checked_together_with_those_that_stay(caches: Caches, database: Database) -> None:
-    await caches.create_cache(CacheCreate(name="main", is_public=True, budget_bytes=5_000), ADMIN)
+    await caches.create_cache(CacheCreate(name="main", is_public=True, budget_bytes=5_000), ADMIN, TESTER)
     row = await row_of(database, "main")
     with pytest.raises(InvalidFormat, match="limit_bytes 4999 is below"):
-        await caches.configure_cache(row, CacheConfigure(limit_bytes=4_999, priority=3))
+        await caches.configure_cache(row, CacheConfigure(limit_bytes=4_999, priority=3), TESTER)
     with pytest.raises(InvalidFormat, match="priority -1"):
-        await caches.configure_cache(row, CacheConfigure(priority=-1))
+        await caches.configure_cache(row, CacheConfigure(priority=-1), TESTER)
     assert (await caches.show_cache(await row_of(database, "main"))).priority == 41

@@ -33,7 +33,7 @@ from icehouse.services.issuer_keys import (
 from icehouse.services.tokens import Tokens
 from icehouse.services.trust import Trust
 from tests.services.local_issuer import Issuer, encode, public_of, run_issuer, sign
-from tests.services.publishing import Store
+from tests.services.publishing import TESTER, Store
 
 US = "https://cache.example.org"
 MAIN = {"repository": ["org/*"], "ref": ["refs/heads/main"]}
@@ -69,7 +69,7 @@ class World:
             permissions=list(allow),
             token_seconds=seconds,
         )
-        return (await self.trust.add_rule(row, body, None)).id
+        return (await self.trust.add_rule(row, body, TESTER)).id
 
     async def find_cache(self, name: str) -> CacheRow:
         return await self.store.database.read(lambda connection: get_cache(connection, name))
@@ -228,12 +228,12 @@ async def test_removed_rule_ends_the_tokens_that_it_gave(world: World) -> None:
     rule = await world.add_rule()
     answer = await world.ask(world.token())
     main = await world.find_cache("main")
-    await world.trust.remove_rule(main, rule)
+    await world.trust.remove_rule(main, rule, TESTER)
     with pytest.raises(Unauthenticated):
         await world.access.enter("main", Permission.PUSH, f"Bearer {answer.token}")
     await refuse(world, world.token())
     with pytest.raises(NotFound):
-        await world.trust.remove_rule(main, rule)
+        await world.trust.remove_rule(main, rule, TESTER)
 
 
 async def test_rotated_keys_are_fetched_and_old_ones_count_no_more(world: World, issuer: Issuer) -> None:

@@ -1,6 +1,7 @@
 """What a server does by itself, with real collections in processes of their own."""
 
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,9 +29,9 @@ class Kept:
         self.later = 0
         self.database = database
         self.backups = 0
-        self._collections = Collections(
-            database, folder, module="icehouse.cli.collection_child", flush_uses=self.flush_uses
-        )
+        child = "icehouse.cli.collection_child"
+        command = (sys.executable, "-m", child, str(folder), "warning", "json")
+        self._collections = Collections(database, command, flush_uses=self.flush_uses)
 
     def clock(self) -> int:
         return int(time.time()) + self.later

@@ -17,7 +17,7 @@ from icehouse.nix.store_paths import StorePath
 from icehouse.rules.pins import MAX_PINS
 from icehouse.services.contents import Contents, FoundFile, FoundFolder
 from icehouse.services.pins import MAX_CLOSURE_PATHS, REVISIONS_A_PAGE, Pins
-from tests.services.publishing import Store, nar_of, path_body
+from tests.services.publishing import TESTER, Store, nar_of, path_body
 
 DAY = 86_400
 APP, APP2, LIBRARY, BASE = (
@@ -91,7 +91,7 @@ async def put(
         keep_revisions=keep_revisions,
         keep_forever=keep_forever,
     )
-    return await pins.put_pin(cache, name, request, token_id=None)
+    return await pins.put_pin(cache, name, request, TESTER)
 
 
 async def hide(store: Store, *base_names: str, hidden_at: int | None = 5) -> None:
@@ -166,9 +166,9 @@ async def test_long_history_is_shown_in_pages(pins: Pins, cache: CacheRow, store
 
 async def test_pin_that_is_removed_is_gone_and_its_path_stays(pins: Pins, cache: CacheRow, store: Store) -> None:
     await put(pins, cache, APP)
-    await pins.delete_pin(cache, "app")
+    await pins.delete_pin(cache, "app", TESTER)
     assert (await pins.list_pins(cache), await store.count(pin_revision), await store.count(path)) == ([], 0, 4)
-    for request in (pins.delete_pin(cache, "app"), pins.show_pin(cache, "app"), pins.resolve(cache, "app")):
+    for request in (pins.delete_pin(cache, "app", TESTER), pins.show_pin(cache, "app"), pins.resolve(cache, "app")):
         with pytest.raises(NotFound, match="cache 'main' has no pin 'app'"):
             await request
     assert (await put(pins, cache, APP)).pin.newest.number == 1
@@ -255,7 +255,7 @@ async def test_malformed_request_is_refused(
 ) -> None:
     request = PinPut(**({"store_path": APP} | change))  # type: ignore[arg-type]
     with pytest.raises(InvalidFormat, match=complaint):
-        await pins.put_pin(cache, name, request, token_id=None)
+        await pins.put_pin(cache, name, request, TESTER)
 
 
 async def test_cache_has_a_limited_number_of_pins(pins: Pins, cache: CacheRow, store: Store) -> None:

@@ -26,7 +26,7 @@ from icehouse.services.start import DataFolder, start
 from icehouse.services.verify import Verifier, VerifyOptions, VerifyProgress
 from icehouse.services.workers import Workers
 from icehouse.storage.local import LocalBlobStore
-from tests.services.publishing import KEY, NOW, Store, nar_hash_of, nar_of
+from tests.services.publishing import KEY, NOW, TESTER, Store, nar_hash_of, nar_of
 
 URL = "https://cache.example.org"
 ADMIN = Grant(1, "admin", frozenset({Permission.ADMIN}), "*")
@@ -81,7 +81,7 @@ async def fill(folder: DataFolder) -> None:
         upstream = UpstreamBody(url="https://up.example", public_keys=[UPSTREAM_KEY.public_key.render()])
         for name, is_public in (("main", True), ("second", True), ("secret", False)):
             request = CacheCreate(name=name, is_public=is_public, upstreams=[upstream])
-            await caches.create_cache(request, ADMIN)
+            await caches.create_cache(request, ADMIN, TESTER)
         main, second, secret = [await find(store, name) for name in ("main", "second", "secret")]
         await store.push(main, (LIB, NARS[LIB], []), (APP, NARS[APP], [LIB, APP]))
         await store.push(main, (LIB2, NARS[LIB2], []), (APP2, NARS[APP2], [LIB2, APP2]))

@@ -18,6 +18,7 @@ from icehouse.services.caches import Caches
 from icehouse.services.signing import Sealer
 from icehouse.services.start import DataFolder, open_databases, start
 from icehouse.storage.memory import MemoryBlobStore
+from tests.services.publishing import TESTER
 
 NOW = 1_000
 
@@ -134,7 +135,7 @@ async def add_cache(folder: DataFolder, sealer: Sealer) -> None:
         database, MemoryBlobStore(), sealer, public_url="http://localhost", clock=clock, draw=secrets.token_bytes
     )
     admin = Grant(1, "", frozenset({Permission.ADMIN}), "*")
-    await caches.create_cache(CacheCreate(name="main", is_public=True), admin)
+    await caches.create_cache(CacheCreate(name="main", is_public=True), admin, TESTER)
     database.close()
 
 

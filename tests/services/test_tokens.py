@@ -11,6 +11,7 @@ from icehouse.errors import Denied, InvalidFormat, NotFound, Unauthenticated
 from icehouse.rules.access import Grant, parse_token
 from icehouse.services.access import Access
 from icehouse.services.tokens import Tokens
+from tests.services.publishing import TESTER
 
 NOW = 1_000
 
@@ -60,7 +61,7 @@ async def team(tokens: Tokens, access: Access) -> Grant:
 
 
 async def test_a_new_token_opens_what_it_was_made_for(tokens: Tokens, access: Access, team: Grant) -> None:
-    created = await tokens.create_token(request("push", "pull", pattern="team-a", expires_in=60), team)
+    created = await tokens.create_token(request("push", "pull", pattern="team-a", expires_in=60), team, TESTER)
     assert parse_token(created.token)
     assert created.view.permissions == ["pull", "push"]
     assert created.view.created_by == team.token_id
@@ -73,23 +74,23 @@ async def test_a_new_token_opens_what_it_was_made_for(tokens: Tokens, access: Ac
 async def test_a_stronger_token_is_denied(tokens: Tokens, team: Grant) -> None:
     for stronger in (request("pull"), request("pull", pattern="team-a"), request(pattern="team-a", expires_in=501)):
         with pytest.raises(Denied):
-            await tokens.create_token(stronger, team)
+            await tokens.create_token(stronger, team, TESTER)
     assert len(await tokens.list_tokens_on_server()) == 2
 
 
 async def test_no_credentials_make_no_token(tokens: Tokens) -> None:
     with pytest.raises(Unauthenticated):
-        await tokens.create_token(request(), None)
+        await tokens.create_token(request(), None, TESTER)
     with pytest.raises(Unauthenticated):
         await tokens.list_tokens(None)
     with pytest.raises(Unauthenticated):
-        await tokens.revoke_token(1, None)
+        await tokens.revoke_token(1, None, TESTER)
 
 
 async def test_a_token_revoked_meanwhile_leaves_no_heir(tokens: Tokens, team: Grant) -> None:
     await tokens.revoke_token_on_server(team.token_id)
     with pytest.raises(Unauthenticated):
-        await tokens.create_token(request("pull", pattern="team-a", expires_in=60), team)
+        await tokens.create_token(request("pull", pattern="team-a", expires_in=60), team, TESTER)
     assert len(await tokens.list_tokens_on_server()) == 2
 
 
@@ -114,21 +115,21 @@ async def test_a_wrong_request_is_refused(tokens: Tokens, wrong: TokenCreate) ->
 async def test_an_administrator_sees_and_revokes_what_reaches_no_further(
     tokens: Tokens, access: Access, team: Grant
 ) -> None:
-    created = await tokens.create_token(request("pull", pattern="team-a", expires_in=60), team)
+    created = await tokens.create_token(request("pull", pattern="team-a", expires_in=60), team, TESTER)
     assert [view.id for view in await tokens.list_tokens(team)] == [2, 3]
     assert [view.id for view in await tokens.list_tokens_on_server()] == [1, 2, 3]
     for hidden in (1, 99):
         with pytest.raises(NotFound, match=f"no token {hidden}, or none"):
-            await tokens.revoke_token(hidden, team)
-    await tokens.revoke_token(3, team)
-    await tokens.revoke_token(3, team)
+            await tokens.revoke_token(hidden, team, TESTER)
+    await tokens.revoke_token(3, team, TESTER)
+    await tokens.revoke_token(3, team, TESTER)
     with pytest.raises(Unauthenticated):
         await access.identify(f"Bearer {created.token}")
     assert [view.revoked_at for view in await tokens.list_tokens_on_server()] == [None, None, NOW]
 
 
 async def test_any_token_may_see_itself(tokens: Tokens, access: Access, team: Grant) -> None:
-    created = await tokens.create_token(request("pull", pattern="team-a", expires_in=60), team)
+    created = await tokens.create_token(request("pull", pattern="team-a", expires_in=60), team, TESTER)
     view = await tokens.show_own_token(await access.identify(f"Bearer {created.token}"))
     assert (view.id, view.permissions, view.cache_pattern, view.expires_at) == (3, ["pull"], "team-a", NOW + 60)
     with pytest.raises(Unauthenticated):
@@ -136,13 +137,17 @@ async def test_any_token_may_see_itself(tokens: Tokens, access: Access, team: Gr
 
 
 async def test_a_token_without_admin_may_revoke_itself_only(tokens: Tokens, access: Access, team: Grant) -> None:
-    created = await tokens.create_token(request("pull", pattern="team-a", expires_in=60), team)
+    created = await tokens.create_token(request("pull", pattern="team-a", expires_in=60), team, TESTER)
     grant = await access.identify(f"Bearer {created.token}")
     assert grant is not None
-    for refused in (tokens.revoke_token(2, grant), tokens.create_token(request(), grant), tokens.list_tokens(grant)):
+    for refused in (
+        tokens.revoke_token(2, grant, TESTER),
+        tokens.create_token(request(), grant, TESTER),
+        tokens.list_tokens(grant),
+    ):
         with pytest.raises(Denied):
             await refused
-    await tokens.revoke_token(grant.token_id, grant)
+    await tokens.revoke_token(grant.token_id, grant, TESTER)
     assert (await tokens.list_tokens_on_server())[2].revoked_at == NOW
 
 

@@ -19,6 +19,7 @@ from icehouse.db.schema import chunk, path, upstream
 from icehouse.db.trash import find_facts
 from icehouse.errors import Conflict, NotFound
 from icehouse.nix.store_paths import HashPart, parse_hash_part
+from icehouse.rules.audit import Actor
 from icehouse.rules.pins import KEEP_ALL, Revision
 from icehouse.rules.quotas import CacheSettings
 from icehouse.rules.verification import UNREADABLE
@@ -26,7 +27,7 @@ from icehouse.services import serve
 from icehouse.services.collect import Collector
 from icehouse.services.serve import explain_path
 from icehouse.services.trash import Trash
-from tests.services.publishing import KEY, NOW, Store, cut, identity_of, nar_of, path_body
+from tests.services.publishing import KEY, NOW, TESTER, Store, cut, identity_of, nar_of, path_body
 
 LIB, APP, TOOL, OTHER = (
     f"{letter * 32}-{name}" for letter, name in zip("abcd", ("lib", "app", "tool", "o"), strict=True)
@@ -53,11 +54,11 @@ class World:
         return [each.store_path for each in page.paths]
 
     async def delete(self, base_name: str, *, with_referrers: bool = False) -> list[str]:
-        answer = await self.trash.delete(self.cache, part(base_name), with_referrers=with_referrers, by="ann")
+        answer = await self.trash.delete(self.cache, part(base_name), Actor("ann"), with_referrers=with_referrers)
         return answer.deleted
 
     async def restore(self, base_name: str) -> list[str]:
-        return (await self.trash.restore(self.cache, part(base_name))).restored
+        return (await self.trash.restore(self.cache, part(base_name), TESTER)).restored
 
     async def why(self, base_name: str) -> WhyAnswer:
         return await explain_path(self.store.database, self.cache, part(base_name), now=self.store.now)
@@ -137,7 +138,7 @@ async def test_referrer_that_is_pushed_during_the_search_is_seen(world: World) -
     )
     trash.world = world
     with pytest.raises(Conflict, match="referred to by 1 visible path"):
-        await trash.delete(world.cache, part(OTHER), with_referrers=False, by="ann")
+        await trash.delete(world.cache, part(OTHER), TESTER, with_referrers=False)
     assert OTHER in await world.names()
 
 

@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "path": ("icehouse.cli.path", "app"),
     "doctor": ("icehouse.cli.doctor", "doctor"),
     "gc": ("icehouse.cli.gc", "gc"),
+    "audit": ("icehouse.cli.audit", "audit"),
     "verify": ("icehouse.cli.verify", "verify"),
     "backup": ("icehouse.cli.backup", "backup"),
     "restore": ("icehouse.cli.backup", "restore"),

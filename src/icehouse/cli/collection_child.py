@@ -1,5 +1,6 @@
-"""The process in which a server has a collection carried out: ``python -m icehouse.cli.collection_child DIR REQUEST``.
+"""The process in which a server has a collection carried out: ``python -m icehouse.cli.collection_child …``.
 
+Its arguments are the data folder, the level and the format of the log, and the request.
 It prints events, a line of JSON each. It has its own memory, yields to those that serve, and ends with who started it.
 """
 
@@ -8,15 +9,17 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NoReturn, cast
 
 import msgspec
 
 from icehouse.api.collections import CollectionEvent
 from icehouse.cli.data_folder import clock, open_folder
+from icehouse.config import LogFormat, LogLevel
 from icehouse.db.access_times import ACCESS_REVISION
 from icehouse.db.engine import Database
 from icehouse.errors import IcehouseError, NotFound
+from icehouse.log_output import configure_logging
 from icehouse.services.collection_run import RunRequest, run_collection
 
 _NICENESS: Final = 10
@@ -29,9 +32,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _leave)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
-    request = msgspec.json.decode(sys.argv[2], type=RunRequest)
+    data_dir, level, log_format, request = sys.argv[1:]
     try:
-        with open_folder(Path(sys.argv[1])) as opened:
+        with open_folder(Path(data_dir)) as opened:
+            configure_logging(cast("LogLevel", level), cast("LogFormat", log_format))
             access_database = Database.open(opened.folder.access_database, revision=ACCESS_REVISION)
             try:
                 result = run_collection(
@@ -39,7 +43,7 @@ def main() -> None:
                     access_database,
                     opened.blobs,
                     clock,
-                    request,
+                    msgspec.json.decode(request, type=RunRequest),
                     lambda text: _tell(CollectionEvent(progress=text)),
                 )
             finally:

@@ -51,6 +51,16 @@ def find_folder(data_dir: Path | None) -> "DataFolder":
     return DataFolder(data_dir or Path(os.environ.get("ICEHOUSE_DATA_DIR") or DEFAULT_DATA_DIR))
 
 
+def log_to_stderr() -> None:
+    """Have services tell of trouble on stderr: stdout is for results, and what went well they tell the server's log."""
+    import structlog
+
+    structlog.configure(
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger("warning"),
+    )
+
+
 @contextmanager
 def open_folder(data_dir: Path | None) -> Generator[OpenFolder]:
     """Open a folder that a server was started on before. The server may run meanwhile.
@@ -59,13 +69,11 @@ def open_folder(data_dir: Path | None) -> Generator[OpenFolder]:
         NotFound: there is no database in it.
         Conflict: the database is of another version.
     """
-    import structlog
-
     from icehouse.db.engine import Database
     from icehouse.services.workers import Workers
     from icehouse.storage.local import LocalBlobStore
 
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for results
+    log_to_stderr()
     folder = find_folder(data_dir)
     if not folder.database.exists():
         raise NotFound(f"{folder.database} is not there; expected the data folder of a server that was started before")

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,8 +17,6 @@ from icehouse.errors import Conflict
 if TYPE_CHECKING:
     from icehouse.api.collection import CollectionReport, MarkReport, SweepReport
     from icehouse.api.collections import CollectionResult, PastCollection, PinHold
-
-_HERE: Final = "a command on the server's machine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +97,10 @@ async def _collect_by_server(options: GcOptions, services: Services, progress: _
 async def _collect_here(options: GcOptions, data_dir: Path, progress: _Progress) -> "CollectionResult":
     from icehouse.db.access_times import ACCESS_REVISION
     from icehouse.db.engine import Database
+    from icehouse.rules.audit import ON_SERVER
     from icehouse.services.collection_run import RunRequest, run_collection
 
-    request = RunRequest(options.cache, options.is_dry_run, _HERE)
+    request = RunRequest(options.cache, options.is_dry_run, ON_SERVER)
     with open_folder(data_dir) as opened:
         access_database = Database.open(opened.folder.access_database, revision=ACCESS_REVISION)
         try:

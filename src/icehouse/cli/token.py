@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from icehouse.cli.data_folder import log_to_stderr
 from icehouse.cli.durations import parse_duration
 from icehouse.cli.exits import EXIT_CODES_HELP
 from icehouse.cli.printer import Printer, time_text
@@ -173,6 +174,7 @@ def _tokens_of(data_dir: Path) -> "Generator[Tokens]":
     from icehouse.db.engine import Database
     from icehouse.services.tokens import Tokens
 
+    log_to_stderr()
     file = data_dir / "icehouse.db"
     if not file.exists():
         raise NotFound(f"{file} is not there; expected the data folder of a server that was started before")

@@ -6,13 +6,13 @@ growing waits or those that the server asks for. Everything else is one of our e
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from typing import Final, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 import stamina
@@ -20,6 +20,7 @@ from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import BuilderError, PyreqwestError
 from pyreqwest.response import Response
 
+from icehouse.api.audit import AuditPage
 from icehouse.api.caches import CacheConfigure, CacheCreate, CacheSize, CacheView
 from icehouse.api.collections import CollectionEvent, CollectionRequest, CollectionResult, PastCollection
 from icehouse.api.paths import DeleteAnswer, PathsPage, PathSummary, PathView, RestoreAnswer, WhyAnswer
@@ -198,6 +199,10 @@ class Server:
     async def remove_trust(self, cache: str, rule_id: int) -> None:
         """Remove a trust rule, and end the tokens that jobs of its issuer have."""
         await self._request("DELETE", f"/caches/{_segment(cache)}/trust/{rule_id}")
+
+    async def list_changes(self, query: Mapping[str, str]) -> AuditPage:
+        """The newest entries of the audit log that match a query, as the API names its parts; a page of them."""
+        return await self._get(f"/audit?{urlencode(query)}", AuditPage)
 
     async def show_path(self, cache: str, hash_part: str) -> PathView:
         """A visible path."""

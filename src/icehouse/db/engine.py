@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Final, Self, TypeVar, cast
 from urllib.parse import quote
 
 import sqlalchemy
@@ -19,7 +19,7 @@ from sqlalchemy.pool import QueuePool
 
 from icehouse.errors import Conflict, Corrupt, NotFound, OverQuota, Unavailable
 
-SCHEMA_REVISION: Final = "0009"
+SCHEMA_REVISION: Final = "0010"
 """What `migrations/versions/icehouse` brings a database to; this code works with no other."""
 
 READER_THREADS: Final = 4
@@ -32,6 +32,7 @@ _READER_CACHE_KIB: Final = 8 * 1024
 _MMAP_BYTES: Final = 256 * 1024 * 1024
 _WAL_KEPT_BYTES: Final = 64 * 1024 * 1024  # A long transaction's log shrinks to this once it is in the database.
 _LITTLE_SPACE_BYTES: Final = 1024 * 1024
+_AFTER_COMMIT: Final = "icehouse after commit"
 
 T = TypeVar("T")
 
@@ -127,8 +128,22 @@ class Database:
         self._writer.dispose()
 
     def _run(self, engine: Engine, work: Callable[[Connection], T]) -> T:
-        with database_errors(self.path), engine.begin() as connection:
-            return work(connection)
+        with database_errors(self.path):
+            with engine.begin() as connection:
+                waiting: list[Callable[[], None]] = []
+                connection.info[_AFTER_COMMIT] = waiting  # Each engine's connections outlive their transactions.
+                result = work(connection)
+            for notice in waiting:
+                notice()
+            return result
+
+
+def after_commit(connection: Connection, notice: Callable[[], None]) -> None:
+    """Have *notice* called, in the thread of the transaction that *connection* is in, once that is committed.
+
+    It must not raise, and is not called if the process dies in between.
+    """
+    cast("list[Callable[[], None]]", connection.info[_AFTER_COMMIT]).append(notice)
 
 
 def connect(

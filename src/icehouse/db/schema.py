@@ -4,7 +4,20 @@ Times are whole seconds since the epoch, UTC. Hashes are raw bytes, except where
 at once. Rows of immutable things (chunk, nar, recipe) are small on purpose: there are millions of them.
 """
 
-from sqlalchemy import BLOB, Column, ForeignKey, Index, Integer, MetaData, Table, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BLOB,
+    DDL,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    event,
+    text,
+)
 
 metadata = MetaData()
 
@@ -377,6 +390,40 @@ verify_pass = Table(
     Column("last_findings", Integer),
 )
 """Where the verification that goes on for ever stands."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Integer, nullable=False),
+    Column("action", Text, nullable=False, doc="as in `rules.audit`"),
+    Column("cache_pattern", Text, nullable=False, doc="the name of the cache that it concerns, or a glob on names"),
+    Column("subject", Text, doc="a pin, a path, the number of a token; null: the cache itself"),
+    Column("who", Text, nullable=False, doc="for people"),
+    Column("token_id", Integer, doc="refers to no row: the log outlives all"),
+    Column("address", Text, doc="of the client; null: not over the network"),
+    Column("request_id", Text),
+    Column("old_values", Text, doc="JSON"),
+    Column("new_values", Text, doc="JSON"),
+    sqlite_autoincrement=True,
+)
+"""Every change that somebody made. Triggers refuse to change or delete a row: it only grows."""
+
+_REFUSALS = (
+    ("update", "UPDATE ON audit"),
+    ("delete", "DELETE ON audit"),
+    # INSERT OR REPLACE would delete a row without the trigger of DELETE.
+    ("replace", "INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id)"),
+)
+for _name, _when in _REFUSALS:
+    event.listen(
+        audit,
+        "after_create",
+        DDL(
+            f"CREATE TRIGGER audit_refuses_{_name} BEFORE {_when} "
+            "BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END"
+        ).execute_if(dialect="sqlite"),
+    )
 
 access_metadata = MetaData()
 """The tables of `access.db`, a database of its own: losing it loses no data."""

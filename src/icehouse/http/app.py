@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import cast
+from typing import Any, cast
 
 import structlog
-from litestar import Litestar
+from litestar import Litestar, Request
 from litestar.datastructures import ResponseHeader
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
@@ -17,6 +17,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 
 from icehouse.errors import IcehouseError
 from icehouse.http import (
+    audit_routes,
     cache_routes,
     collection_routes,
     content_routes,
@@ -37,6 +38,7 @@ from icehouse.http.errors import answer_error
 from icehouse.http.front import Front
 from icehouse.http.hot import HotParts, HotRoutes
 from icehouse.http.parts import ServerParts
+from icehouse.rules.audit import Origin
 
 _log = structlog.get_logger(__name__)
 
@@ -77,6 +79,7 @@ ROUTES = (
     trust_routes.add_trust,
     trust_routes.remove_trust,
     trust_routes.exchange_identity,
+    audit_routes.list_changes,
 )
 """Every route of the API."""
 
@@ -108,11 +111,15 @@ def make_api(parts: ServerParts) -> Litestar:
     def provide_parts() -> ServerParts:
         return parts
 
+    def provide_origin(request: Request[Any, Any, Any]) -> Origin:
+        return Origin(request.scope["state"]["client"], request.scope["state"]["request_id"])
+
     return Litestar(
         [*ROUTES],
         dependencies={
             "parts": Provide(provide_parts, sync_to_thread=False),
             "address": Provide(find_address, sync_to_thread=False),
+            "origin": Provide(provide_origin, sync_to_thread=False),
         },
         request_class=ApiRequest,
         exception_handlers={IcehouseError: answer_error, HTTPException: answer_error, Exception: answer_error},

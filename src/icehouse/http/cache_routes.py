@@ -13,6 +13,7 @@ from icehouse.http.parts import ServerParts
 from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
 from icehouse.nix.store_paths import parse_hash_part
 from icehouse.rules.access import Permission, allows
+from icehouse.rules.audit import Origin
 from icehouse.services.serve import explain_path, show_path
 
 After = Annotated[str | None, QueryParameter(description="Only paths after this hash part.")]
@@ -27,9 +28,10 @@ async def list_caches(parts: ServerParts, credential: Credential) -> list[CacheV
 
 
 @post("/api/v1/caches", tags=["caches"], request_max_body_size=MAX_JSON_BYTES)
-async def create_cache(data: CacheCreate, parts: ServerParts, credential: Credential) -> CacheView:
+async def create_cache(data: CacheCreate, parts: ServerParts, credential: Credential, origin: Origin) -> CacheView:
     """Create a cache with a signing key of its own. Needs `admin` on a pattern that matches its name."""
-    return await parts.caches.create_cache(data, await parts.access.identify(credential))
+    grant = await parts.access.identify(credential)
+    return await parts.caches.create_cache(data, grant, origin.actor(grant))
 
 
 @get("/api/v1/caches/{cache_name:str}", tags=["caches"])
@@ -41,14 +43,14 @@ async def show_cache(cache_name: str, parts: ServerParts, credential: Credential
 
 @patch("/api/v1/caches/{cache_name:str}", tags=["caches"], request_max_body_size=MAX_JSON_BYTES)
 async def configure_cache(
-    cache_name: str, data: CacheConfigure, parts: ServerParts, credential: Credential
+    cache_name: str, data: CacheConfigure, parts: ServerParts, credential: Credential, origin: Origin
 ) -> CacheView:
     """Change what a cache keeps, how large it may become, and its priority. Needs `configure`.
 
     What is left out stays as it is; null unsets.
     """
     entry = await parts.access.enter(cache_name, Permission.CONFIGURE, credential)
-    return await parts.caches.configure_cache(entry.cache, data)
+    return await parts.caches.configure_cache(entry.cache, data, origin.actor(entry.grant))
 
 
 @get("/api/v1/caches/{cache_name:str}/size", tags=["caches"])
@@ -59,10 +61,10 @@ async def measure_cache(cache_name: str, parts: ServerParts, credential: Credent
 
 
 @delete("/api/v1/caches/{cache_name:str}", tags=["caches"])
-async def delete_cache(cache_name: str, parts: ServerParts, credential: Credential) -> None:
+async def delete_cache(cache_name: str, parts: ServerParts, credential: Credential, origin: Origin) -> None:
     """Delete a cache with all that is in it. Needs `admin` on it."""
     entry = await parts.access.enter(cache_name, Permission.ADMIN, credential)
-    await parts.caches.delete_cache(entry.cache)
+    await parts.caches.delete_cache(entry.cache, origin.actor(entry.grant))
 
 
 @get("/api/v1/caches/{cache_name:str}/paths", tags=["caches"])
@@ -79,10 +81,12 @@ async def list_paths(
 
 
 @post("/api/v1/caches/{cache_name:str}/paths/{hash_part:str}/restore", status_code=200, tags=["caches"])
-async def restore_path(cache_name: str, hash_part: str, parts: ServerParts, credential: Credential) -> RestoreAnswer:
+async def restore_path(
+    cache_name: str, hash_part: str, parts: ServerParts, credential: Credential, origin: Origin
+) -> RestoreAnswer:
     """Make a path of the trash visible again, with all that it needs from there. Needs `delete`."""
     entry = await parts.access.enter(cache_name, Permission.DELETE, credential)
-    return await parts.trash.restore(entry.cache, parse_hash_part(hash_part))
+    return await parts.trash.restore(entry.cache, parse_hash_part(hash_part), origin.actor(entry.grant))
 
 
 @delete("/api/v1/caches/{cache_name:str}/paths/{hash_part:str}", status_code=200, tags=["caches"])
@@ -91,14 +95,14 @@ async def delete_path(
     hash_part: str,
     parts: ServerParts,
     credential: Credential,
+    origin: Origin,
     *,
     with_referrers: WithReferrers = False,
 ) -> DeleteAnswer:
     """Move a path to the trash. Needs `delete`; 409 if a pin keeps it, or visible paths refer to it."""
     entry = await parts.access.enter(cache_name, Permission.DELETE, credential)
-    who = "" if entry.grant is None else entry.grant.description
     part = parse_hash_part(hash_part)
-    return await parts.trash.delete(entry.cache, part, with_referrers=with_referrers, by=who)
+    return await parts.trash.delete(entry.cache, part, origin.actor(entry.grant), with_referrers=with_referrers)
 
 
 @get("/api/v1/caches/{cache_name:str}/paths/{hash_part:str}", tags=["caches"])

@@ -13,6 +13,7 @@ from icehouse.api.collections import CollectionRequest, PastCollection
 from icehouse.http.parts import ServerParts
 from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
 from icehouse.rules.access import Permission
+from icehouse.rules.audit import Origin
 from icehouse.services.collection_run import RunRequest
 from icehouse.services.collections import check_may_collect_all
 
@@ -29,22 +30,24 @@ Before = Annotated[
     tags=["collections"],
     request_max_body_size=MAX_JSON_BYTES,
 )
-async def collect_cache(cache_name: str, data: CollectionRequest, parts: ServerParts, credential: Credential) -> Stream:
+async def collect_cache(
+    cache_name: str, data: CollectionRequest, parts: ServerParts, credential: Credential, origin: Origin
+) -> Stream:
     """Let go of what a cache's retention does not keep, and of what its domain does not need. Needs `delete`.
 
     The answer is `application/x-ndjson`, a line for each event as it happens; the last one has the result, or an
     error. Empty lines mean nothing. Closing the connection stops the collection.
     """
     entry = await parts.access.enter(cache_name, Permission.DELETE, credential)
-    who = "" if entry.grant is None else entry.grant.description
-    return _stream(await parts.collections.start(RunRequest(entry.cache.name, data.is_dry_run, who)))
+    request = RunRequest(entry.cache.name, data.is_dry_run, origin.actor(entry.grant))
+    return _stream(await parts.collections.start(request))
 
 
 @post("/api/v1/collections", status_code=200, tags=["collections"], request_max_body_size=MAX_JSON_BYTES)
-async def collect_all(data: CollectionRequest, parts: ServerParts, credential: Credential) -> Stream:
+async def collect_all(data: CollectionRequest, parts: ServerParts, credential: Credential, origin: Origin) -> Stream:
     """The same for all caches. Needs `admin` on `*`."""
     grant = check_may_collect_all(await parts.access.identify(credential))
-    return _stream(await parts.collections.start(RunRequest(None, data.is_dry_run, grant.description)))
+    return _stream(await parts.collections.start(RunRequest(None, data.is_dry_run, origin.actor(grant))))
 
 
 @get("/api/v1/caches/{cache_name:str}/collections", tags=["collections"])

@@ -13,6 +13,7 @@ from icehouse.errors import RateLimited
 from icehouse.http.metrics import ServerCounters
 from icehouse.services.access import Access
 from icehouse.services.aliases import Aliases
+from icehouse.services.audit import Audit
 from icehouse.services.caches import Caches
 from icehouse.services.collections import Collections
 from icehouse.services.contents import Contents
@@ -81,6 +82,7 @@ class ServerParts:
     pins: Pins
     collections: Collections
     trash: Trash
+    audit: Audit
     logs: Logs
     realisations: Realisations
     counters: ServerCounters

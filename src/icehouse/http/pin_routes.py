@@ -11,6 +11,7 @@ from icehouse.api.pins import PinAnswer, PinDetails, PinPut, PinView
 from icehouse.http.parts import ServerParts
 from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
 from icehouse.rules.access import Permission
+from icehouse.rules.audit import Origin
 
 MAX_BEFORE: Final = 2**53
 
@@ -40,7 +41,7 @@ async def show_pin(
 
 @put("/api/v1/caches/{cache_name:str}/pins/{pin_name:str}", tags=["pins"], request_max_body_size=MAX_JSON_BYTES)
 async def put_pin(
-    cache_name: str, pin_name: str, data: PinPut, parts: ServerParts, credential: Credential
+    cache_name: str, pin_name: str, data: PinPut, parts: ServerParts, credential: Credential, origin: Origin
 ) -> Response[PinAnswer]:
     """Put a pin on a visible path, whose closure and artifacts are looked at first. Needs `pin`.
 
@@ -48,13 +49,14 @@ async def put_pin(
     and, if one is given, the rule of what is kept.
     """
     entry = await parts.access.enter(cache_name, Permission.PIN, credential)
-    token_id = None if entry.grant is None else entry.grant.token_id
-    answer = await parts.pins.put_pin(entry.cache, pin_name, data, token_id=token_id)
+    answer = await parts.pins.put_pin(entry.cache, pin_name, data, origin.actor(entry.grant))
     return Response(answer, status_code=201 if answer.is_new_revision else 200)
 
 
 @delete("/api/v1/caches/{cache_name:str}/pins/{pin_name:str}", tags=["pins"])
-async def delete_pin(cache_name: str, pin_name: str, parts: ServerParts, credential: Credential) -> None:
+async def delete_pin(
+    cache_name: str, pin_name: str, parts: ServerParts, credential: Credential, origin: Origin
+) -> None:
     """Remove a pin with all its revisions. Their paths stay until retention lets go of them. Needs `pin`."""
     entry = await parts.access.enter(cache_name, Permission.PIN, credential)
-    await parts.pins.delete_pin(entry.cache, pin_name)
+    await parts.pins.delete_pin(entry.cache, pin_name, origin.actor(entry.grant))

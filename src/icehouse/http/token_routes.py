@@ -8,6 +8,7 @@ from icehouse.api.tokens import TokenCreate, TokenCreated, TokenView
 from icehouse.http.parts import ServerParts
 from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
 from icehouse.rules.access import check_may_administer_tokens
+from icehouse.rules.audit import Origin
 
 
 @get("/api/v1/tokens", tags=["tokens"])
@@ -24,14 +25,14 @@ async def show_own_token(parts: ServerParts, credential: Credential) -> TokenVie
 
 
 @post("/api/v1/tokens", tags=["tokens"], request_max_body_size=MAX_JSON_BYTES)
-async def create_token(data: TokenCreate, parts: ServerParts, credential: Credential) -> TokenCreated:
+async def create_token(data: TokenCreate, parts: ServerParts, credential: Credential, origin: Origin) -> TokenCreated:
     """Create a token no stronger than the caller's own. This answer is the only one that holds its secret."""
     grant = check_may_administer_tokens(await parts.access.identify(credential))
-    return await parts.tokens.create_token(data, grant)
+    return await parts.tokens.create_token(data, grant, origin.actor(grant))
 
 
 @delete("/api/v1/tokens/{token_id:int}", tags=["tokens"])
-async def revoke_token(token_id: int, parts: ServerParts, credential: Credential) -> None:
+async def revoke_token(token_id: int, parts: ServerParts, credential: Credential, origin: Origin) -> None:
     """Make a token invalid, at once and for ever. Needs `admin`."""
     grant = check_may_administer_tokens(await parts.access.identify(credential))
-    await parts.tokens.revoke_token(token_id, grant)
+    await parts.tokens.revoke_token(token_id, grant, origin.actor(grant))

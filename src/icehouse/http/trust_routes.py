@@ -10,6 +10,7 @@ from icehouse.api.trust import ExchangeAnswer, ExchangeRequest, TrustCreate, Tru
 from icehouse.http.parts import ServerParts
 from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
 from icehouse.rules.access import Permission
+from icehouse.rules.audit import Origin
 from icehouse.rules.id_tokens import MAX_ID_TOKEN_LENGTH
 
 MAX_EXCHANGE_BYTES: Final = MAX_ID_TOKEN_LENGTH + 4096
@@ -23,17 +24,21 @@ async def list_trust(cache_name: str, parts: ServerParts, credential: Credential
 
 
 @post("/api/v1/caches/{cache_name:str}/trust", tags=["trust"], request_max_body_size=MAX_JSON_BYTES)
-async def add_trust(cache_name: str, data: TrustCreate, parts: ServerParts, credential: Credential) -> TrustView:
+async def add_trust(
+    cache_name: str, data: TrustCreate, parts: ServerParts, credential: Credential, origin: Origin
+) -> TrustView:
     """Let jobs that an issuer vouches for have tokens of a cache. Needs `admin`."""
     entry = await parts.access.enter(cache_name, Permission.ADMIN, credential)
-    return await parts.trust.add_rule(entry.cache, data, entry.grant)
+    return await parts.trust.add_rule(entry.cache, data, origin.actor(entry.grant))
 
 
 @delete("/api/v1/caches/{cache_name:str}/trust/{rule_id:int}", tags=["trust"])
-async def remove_trust(cache_name: str, rule_id: int, parts: ServerParts, credential: Credential) -> None:
+async def remove_trust(
+    cache_name: str, rule_id: int, parts: ServerParts, credential: Credential, origin: Origin
+) -> None:
     """Remove a trust rule, and end the tokens that jobs of its issuer have for the cache. Needs `admin`."""
     entry = await parts.access.enter(cache_name, Permission.ADMIN, credential)
-    await parts.trust.remove_rule(entry.cache, rule_id)
+    await parts.trust.remove_rule(entry.cache, rule_id, origin.actor(entry.grant))
 
 
 @post("/api/v1/oidc/token", tags=["trust"], request_max_body_size=MAX_EXCHANGE_BYTES)

@@ -218,6 +218,20 @@ def check_may_administer_tokens(grant: Grant | None) -> Grant:
     return grant
 
 
+def check_may_read_audit(grant: Grant | None) -> Grant:
+    """*grant*, if its holder may see what others changed on the caches that it administers.
+
+    Raises:
+        Unauthenticated: there are no credentials.
+        Denied: the token lacks the permission admin.
+    """
+    if grant is None:
+        raise Unauthenticated("the audit log is shown to a token that has the permission admin")
+    if Permission.ADMIN not in grant.permissions:
+        raise Denied("the audit log is shown to the permission admin, which this token lacks")
+    return grant
+
+
 def check_may_watch_server(grant: Grant | None) -> None:
     """Return if the holder of *grant* may see figures about all caches, whose names are in them.
 

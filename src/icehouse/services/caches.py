@@ -40,8 +40,10 @@ from icehouse.nix.excerpts import excerpt
 from icehouse.nix.signing import SEED_BYTES, PublicKey, SecretKey
 from icehouse.nix.store_paths import StoreDir
 from icehouse.rules.access import Grant, Permission, allows, check_may_create_cache, parse_cache_name
+from icehouse.rules.audit import Action, Actor
 from icehouse.rules.quotas import CacheSettings, check_settings, find_warning
 from icehouse.rules.recipes import parse_recipe
+from icehouse.services.audit import differences, record
 from icehouse.services.signing import NONCE_BYTES, Sealer
 from icehouse.storage.blobs import BlobStore
 
@@ -57,6 +59,7 @@ MAX_PRIORITY: Final = 2**31 - 1
 _RECIPES_A_PAGE: Final = 500
 _RANGES_A_PAGE: Final = 500
 _ANY_CHUNKS: Final = 2**62
+_NOT_AUDITED: Final = frozenset({"name", "url", "created_at", "stored_bytes", "warning"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ class Caches:
         self._clock = clock
         self._draw = draw
 
-    async def create_cache(self, request: CacheCreate, grant: Grant | None) -> CacheView:
+    async def create_cache(self, request: CacheCreate, grant: Grant | None, actor: Actor) -> CacheView:
         """Make a cache with a signing key of its own.
 
         Raises:
@@ -130,11 +133,14 @@ class Caches:
             insert_key(connection, cache.id, key.public_key, sealed, now=now)
             for upstream in settings.upstreams:
                 insert_upstream(connection, cache.id, upstream.url, upstream.public_keys)
-            return self._load_view(connection, cache)
+            view = self._load_view(connection, cache)
+            new = _audited(view) | {"domain": settings.domain_name}
+            record(connection, actor, Action.CACHE_CREATE, cache.name, new=new, now=now)
+            return view
 
         return await self._database.write(work)
 
-    async def configure_cache(self, cache: CacheRow, request: CacheConfigure) -> CacheView:
+    async def configure_cache(self, cache: CacheRow, request: CacheConfigure, actor: Actor) -> CacheView:
         """Change what *request* names. It holds from now on; the next collection and the next push go by it.
 
         Raises:
@@ -148,8 +154,13 @@ class Caches:
 
         def work(connection: Connection) -> CacheView:
             settings, _ = load_settings(connection, cache.id)
+            before = self._load_view(connection, get_cache(connection, cache.name))
             set_settings(connection, cache.id, check_settings(replace(settings, **changes)), priority=priority)
-            return self._load_view(connection, get_cache(connection, cache.name))
+            view = self._load_view(connection, get_cache(connection, cache.name))
+            old, new = differences(_audited(before), _audited(view))
+            if new:
+                record(connection, actor, Action.CACHE_CONFIGURE, cache.name, old=old, new=new, now=self._clock())
+            return view
 
         return await self._database.write(work)
 
@@ -175,7 +186,7 @@ class Caches:
         counts = await self._database.read(partial(count_paths, cache_id=cache.id))
         return CacheSize(paths=counts.paths, nar_bytes=counts.nar_bytes, stored_bytes=stored_bytes)
 
-    async def delete_cache(self, cache: CacheRow) -> None:
+    async def delete_cache(self, cache: CacheRow, actor: Actor) -> None:
         """Remove a cache for good, and, if it was the last of a domain other than the public one, that domain's bytes.
 
         The rows go first, in one transaction. Objects that a crash leaves then are strays, which collection finds.
@@ -187,8 +198,10 @@ class Caches:
         now = self._clock()
 
         def work(connection: Connection) -> bool:
+            old = _audited(self._load_view(connection, cache))
             delete_cache(connection, cache.id)
             revoke_job_tokens(connection, cache.name, None, now=now)  # Else they would hold for the next of that name.
+            record(connection, actor, Action.CACHE_DELETE, cache.name, old=old, now=now)
             is_empty = cache.domain_id != PUBLIC_DOMAIN_ID and not list_caches_of_domain(connection, cache.domain_id)
             if is_empty:
                 purge_domain(connection, cache.domain_id)
@@ -331,6 +344,11 @@ def _parse_upstream(body: UpstreamBody) -> _Upstream:
             "a path is accepted as external for its signature"
         )
     return _Upstream(url, tuple(PublicKey.parse(key) for key in body.public_keys))
+
+
+def _audited(view: CacheView) -> dict[str, object]:
+    """What the audit log holds of a cache: what people set, not what is measured."""
+    return {name: value for name, value in msgspec.structs.asdict(view).items() if name not in _NOT_AUDITED}
 
 
 def _upstream_body(upstream: UpstreamRow) -> UpstreamBody:

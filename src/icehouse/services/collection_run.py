@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from sqlalchemy import Connection
+
 from icehouse.api.collections import CollectionResult, PinHold
-from icehouse.db.caches import CacheRow
+from icehouse.db.caches import CacheRow, get_cache
 from icehouse.db.engine import Database
 from icehouse.db.pins import load_pins
+from icehouse.rules.audit import THE_SERVER, Action, Actor
 from icehouse.rules.pin_holds import measure_hold
 from icehouse.rules.pins import kept_revisions
+from icehouse.services.audit import record
 from icehouse.services.collect import Collector, Mark
 from icehouse.services.leases import hold
 from icehouse.storage.blobs import BlobStore
@@ -28,7 +32,8 @@ class RunRequest:
     cache_name: str | None
     """`None`: all caches."""
     is_dry_run: bool
-    started_by: str
+    actor: Actor
+    """Who asks for it."""
 
 
 class _Planner(Collector):
@@ -72,16 +77,22 @@ def run_collection(
         planner = _Planner(database, access_database, blobs, clock, show_progress=show_progress)
         report = planner.collect(request.cache_name, is_dry_run=True)
         return CollectionResult(report=report, pins=planner.holds)
-    with hold(database, LEASE, request.started_by, clock) as held:
+    with hold(database, LEASE, request.actor.who, clock) as held:
+        database.write_now(partial(_note_start, request=request, now=clock()))
 
         def show(text: str) -> None:
             held.check()
             show_progress(text)
 
-        collector = Collector(
-            database, access_database, blobs, clock, started_by=request.started_by, show_progress=show
-        )
+        collector = Collector(database, access_database, blobs, clock, started_by=request.actor.who, show_progress=show)
         return CollectionResult(report=collector.collect(request.cache_name, is_dry_run=False), pins=[])
+
+
+def _note_start(connection: Connection, request: RunRequest, *, now: int) -> None:
+    cache = None if request.cache_name is None else get_cache(connection, request.cache_name)
+    if request.actor != THE_SERVER:  # The history has those that the server starts, which nobody asked for.
+        pattern = "*" if cache is None else cache.name
+        record(connection, request.actor, Action.COLLECTION_START, pattern, now=now)
 
 
 def _measure_holds(database: Database, mark: Mark, now: int) -> Iterator[PinHold]:

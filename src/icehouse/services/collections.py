@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -45,15 +43,15 @@ class Collections:
     """
 
     def __init__(
-        self, database: Database, data_dir: Path, *, module: str, flush_uses: Callable[[], Awaitable[None]]
+        self, database: Database, command: Sequence[str], *, flush_uses: Callable[[], Awaitable[None]]
     ) -> None:
         """Join the parts.
 
-        *module* runs in the process: given *data_dir* and a `RunRequest` as JSON it prints `CollectionEvent`s.
+        *command* runs in the process: given a `RunRequest` as JSON, after all else, it prints `CollectionEvent`s.
         *flush_uses* writes the uses of paths that are still in this process's memory: plans go by what is written.
         """
         self._database = database
-        self._command = (sys.executable, "-m", module, str(data_dir))
+        self._command = command
         self._running = asyncio.Lock()
         self._flush_uses = flush_uses
 

@@ -16,6 +16,7 @@ from icehouse.api.collections import CollectionEvent
 from icehouse.db.engine import Database
 from icehouse.db.past_collections import find_last_began_at, has_work
 from icehouse.errors import Conflict, IcehouseError
+from icehouse.rules.audit import THE_SERVER
 from icehouse.rules.maintenance import is_collection_due
 from icehouse.services.collection_run import RunRequest
 from icehouse.services.collections import Collections
@@ -25,7 +26,6 @@ LOOK_SECONDS: Final = 600
 """How often the server looks what is due, at least; the first time so long after its start, more or less."""
 
 _LEASE: Final = "maintenance"
-_WHO: Final = "the server itself"
 _LINE_BYTES: Final = 64 * 1024
 
 _log = structlog.get_logger(__name__)
@@ -73,7 +73,7 @@ class Maintenance:
         """Do what is due, unless somebody else is at it. What fails is logged, and tried again the next time."""
         async with contextlib.AsyncExitStack() as stack:
             try:
-                await stack.enter_async_context(hold_in_thread(self._database, _LEASE, _WHO, self._clock))
+                await stack.enter_async_context(hold_in_thread(self._database, _LEASE, THE_SERVER.who, self._clock))
             except Conflict as exc:
                 _log.debug("maintenance is somebody else's", reason=str(exc))
                 return
@@ -96,7 +96,7 @@ class Maintenance:
         if not self._plan.collect_seconds or not await self._database.read(self._is_due):
             return
         _log.info("collection began")
-        request = RunRequest(cache_name=None, is_dry_run=False, started_by=_WHO)
+        request = RunRequest(cache_name=None, is_dry_run=False, actor=THE_SERVER)
         async with contextlib.aclosing(await self._collections.start(request)) as pieces:
             async for line in _short_lines(pieces):
                 event = msgspec.json.decode(line, type=CollectionEvent)

@@ -32,6 +32,7 @@ from icehouse.db.pins import (
 from icehouse.errors import Conflict, NotFound, TooLarge
 from icehouse.nix.excerpts import excerpt
 from icehouse.nix.store_paths import HASH_PART_LENGTH, HashPart, StoreDir, StorePath, parse_full, parse_hash_part
+from icehouse.rules.audit import Action, Actor
 from icehouse.rules.pins import (
     MAX_PINS,
     Keep,
@@ -44,6 +45,7 @@ from icehouse.rules.pins import (
     parse_pin_name,
     plan_pin,
 )
+from icehouse.services.audit import record
 from icehouse.services.contents import Contents, FoundFile, FoundFolder
 
 MAX_CLOSURE_PATHS: Final = 200_000
@@ -85,7 +87,7 @@ class Pins:
         self._contents = contents
         self._clock = clock
 
-    async def put_pin(self, cache: CacheRow, name: str, request: PinPut, *, token_id: int | None) -> PinAnswer:
+    async def put_pin(self, cache: CacheRow, name: str, request: PinPut, actor: Actor) -> PinAnswer:
         """Put a pin on a visible path; if it was on another, that makes the next revision. Repeating changes nothing.
 
         Raises:
@@ -102,7 +104,7 @@ class Pins:
         await self._check_closure(cache, path.store_path)
         await self._check_artifacts(cache, path.store_path, wish.artifacts)
         return await self._database.write(
-            partial(self._put, cache=cache, name=name, wish=wish, checked=path, by=token_id)
+            partial(self._put, cache=cache, name=name, wish=wish, checked=path, actor=actor)
         )
 
     async def list_pins(self, cache: CacheRow) -> list[PinView]:
@@ -118,14 +120,23 @@ class Pins:
         """
         return await self._database.read(partial(self._show, cache=cache, name=name, before=before))
 
-    async def delete_pin(self, cache: CacheRow, name: str) -> None:
+    async def delete_pin(self, cache: CacheRow, name: str, actor: Actor) -> None:
         """Remove a pin with all its revisions. Their paths stay, until retention lets go of them.
 
         Raises:
             NotFound: the cache has no such pin.
         """
-        if not await self._database.write(partial(delete_pin, cache_id=cache.id, name=name)):
-            raise _no_such_pin(cache, name)
+        now = self._clock()
+
+        def work(connection: Connection) -> None:
+            row = find_pin(connection, cache.id, name)
+            # One whose last path was purged from the trash is not found, and can still be in the way.
+            if not delete_pin(connection, cache.id, name):
+                raise _no_such_pin(cache, name)
+            old = None if row is None else _audited(row)
+            record(connection, actor, Action.PIN_DELETE, cache.name, name, old=old, now=now)
+
+        await self._database.write(work)
 
     async def resolve(self, cache: CacheRow, name: str) -> StorePath:
         """The visible path that a pin stands for.
@@ -180,7 +191,7 @@ class Pins:
             raise NotFound("; ".join(faults))
 
     def _put(
-        self, connection: Connection, *, cache: CacheRow, name: str, wish: _Wish, checked: PathRow, by: int | None
+        self, connection: Connection, *, cache: CacheRow, name: str, wish: _Wish, checked: PathRow, actor: Actor
     ) -> PinAnswer:
         # Meanwhile the path may have been hidden, and even pushed again with other contents.
         path = _get_path(connection, cache=cache, wish=wish)
@@ -195,12 +206,16 @@ class Pins:
             pin_id = row.id
             set_keep(connection, pin_id, plan.keep)
         if plan.is_new_revision:
-            insert_revision(connection, pin_id, Revision(plan.number, path.id, now), wish.artifacts, created_by=by)
+            revision = Revision(plan.number, path.id, now)
+            insert_revision(connection, pin_id, revision, wish.artifacts, created_by=actor.token_id)
         else:
             set_artifacts(connection, pin_id, plan.number, wish.artifacts)
         delete_revisions(connection, pin_id, plan.forget)
-        view = _view(cache, _get_pin(connection, cache=cache, name=name))
-        return PinAnswer(pin=view, is_new_revision=plan.is_new_revision)
+        put = _get_pin(connection, cache=cache, name=name)
+        old, new = None if row is None else _audited(row), _audited(put)
+        if old != new:
+            record(connection, actor, Action.PIN_PUT, cache.name, name, old=old, new=new, now=now)
+        return PinAnswer(pin=_view(cache, put), is_new_revision=plan.is_new_revision)
 
     def _show(self, connection: Connection, *, cache: CacheRow, name: str, before: int | None) -> PinDetails:
         row = _get_pin(connection, cache=cache, name=name)
@@ -307,6 +322,17 @@ def _view(cache: CacheRow, row: PinRow) -> PinView:
         created_at=row.created_at,
         newest=_revision_view(row.newest, is_kept=True),
     )
+
+
+def _audited(row: PinRow) -> dict[str, object]:
+    """What the audit log holds of a pin."""
+    return {
+        "store_path": row.newest.store_path.base_name,
+        "revision": row.newest.revision.number,
+        "artifacts": row.newest.artifacts,
+        "keep_days": row.keep.days,
+        "keep_revisions": row.keep.revisions,
+    }
 
 
 def _revision_view(row: RevisionRow, *, is_kept: bool) -> RevisionView:

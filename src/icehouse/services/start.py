@@ -21,7 +21,10 @@ from icehouse.db.migrate import prepare_access_database, prepare_database
 from icehouse.db.tokens import has_tokens, insert_token
 from icehouse.errors import Conflict, Corrupt
 from icehouse.rules.access import TOKEN_RANDOM_BYTES, Permission, Token, hash_token, make_token, parse_token
+from icehouse.rules.audit import THE_SERVER, Action
+from icehouse.services.audit import record
 from icehouse.services.signing import SECRET_BYTES
+from icehouse.services.tokens import audited
 
 FIRST_TOKEN_DESCRIPTION: Final = "first administrator"  # noqa: S105  a description, no secret
 
@@ -146,7 +149,7 @@ def _make_first_token(folder: DataFolder, database: Database, now: int, draw: Ca
     write_private_file(folder.admin_token, f"{token}\n".encode())
 
     def work(connection: Connection) -> None:
-        insert_token(
+        row = insert_token(
             connection,
             hash_token(token),
             description=FIRST_TOKEN_DESCRIPTION,
@@ -156,6 +159,7 @@ def _make_first_token(folder: DataFolder, database: Database, now: int, draw: Ca
             expires_at=None,
             now=now,
         )
+        record(connection, THE_SERVER, Action.TOKEN_CREATE, "*", str(row.id), new=audited(row), now=now)
 
     database.write_now(work)
     return token

@@ -24,6 +24,8 @@ from icehouse.rules.access import (
     may_see_token,
     parse_cache_pattern,
 )
+from icehouse.rules.audit import ON_SERVER, Action, Actor
+from icehouse.services.audit import record
 
 MAX_DESCRIPTION_LENGTH: Final = 200
 MAX_LIFETIME_SECONDS: Final = 100 * 365 * 86_400
@@ -42,7 +44,7 @@ class Tokens:
         self._clock = clock
         self._draw = draw
 
-    async def create_token(self, request: TokenCreate, grant: Grant | None) -> TokenCreated:
+    async def create_token(self, request: TokenCreate, grant: Grant | None, actor: Actor) -> TokenCreated:
         """Make a token no stronger than *grant*. The answer alone holds its secret.
 
         Raises:
@@ -51,7 +53,7 @@ class Tokens:
             Denied: *grant* lacks the permission admin, or the new token would be stronger.
         """
         administrator = check_may_administer_tokens(grant)
-        return await self._create(request, administrator)
+        return await self._create(request, administrator, actor)
 
     async def create_token_on_server(self, request: TokenCreate) -> TokenCreated:
         """Make any token.
@@ -59,7 +61,7 @@ class Tokens:
         Raises:
             InvalidFormat: the description, pattern, permissions or lifetime is not valid.
         """
-        return await self._create(request, None)
+        return await self._create(request, None, ON_SERVER)
 
     async def list_tokens(self, grant: Grant | None) -> list[TokenView]:
         """The tokens whose pattern reaches no further than the caller's, revoked and expired ones too, oldest first.
@@ -86,7 +88,7 @@ class Tokens:
             raise Unauthenticated("which token? None came with the request")
         return view_of(await self._database.read(lambda connection: get_token(connection, grant.token_id)))
 
-    async def revoke_token(self, token_id: int, grant: Grant | None) -> None:
+    async def revoke_token(self, token_id: int, grant: Grant | None, actor: Actor) -> None:
         """Make a token invalid at once; one that is so already stays so. A token may always revoke itself.
 
         Raises:
@@ -100,9 +102,10 @@ class Tokens:
         now = self._clock()
 
         def work(connection: Connection) -> None:
-            if not may_see_token(administrator, get_token(connection, token_id).grant()):
+            row = get_token(connection, token_id)
+            if not may_see_token(administrator, row.grant()):
                 raise no_such_token(token_id)
-            revoke_token(connection, token_id, now=now)
+            _revoke(connection, row, actor, now=now)
 
         await self._database.write(work)
 
@@ -115,12 +118,11 @@ class Tokens:
         now = self._clock()
 
         def work(connection: Connection) -> None:
-            get_token(connection, token_id)
-            revoke_token(connection, token_id, now=now)
+            _revoke(connection, get_token(connection, token_id), ON_SERVER, now=now)
 
         await self._database.write(work)
 
-    async def _create(self, request: TokenCreate, administrator: Grant | None) -> TokenCreated:
+    async def _create(self, request: TokenCreate, administrator: Grant | None, actor: Actor) -> TokenCreated:
         now = self._clock()
         description = _parse_description(request.description)
         pattern = parse_cache_pattern(request.cache_pattern)
@@ -136,7 +138,7 @@ class Tokens:
             # Looked at again by the transaction that acts: a revocation since then must not leave an heir.
             if administrator is not None and not get_token(connection, administrator.token_id).is_valid(now):
                 raise invalid_credentials()
-            return insert_token(
+            row = insert_token(
                 connection,
                 hash_token(token),
                 description=description,
@@ -146,8 +148,27 @@ class Tokens:
                 expires_at=expires_at,
                 now=now,
             )
+            record(connection, actor, Action.TOKEN_CREATE, pattern, str(row.id), new=audited(row), now=now)
+            return row
 
         return TokenCreated(token=token, view=view_of(await self._database.write(work)))
+
+
+def _revoke(connection: Connection, row: TokenRow, actor: Actor, *, now: int) -> None:
+    if row.revoked_at is None:
+        revoke_token(connection, row.id, now=now)
+        record(connection, actor, Action.TOKEN_REVOKE, row.cache_pattern, str(row.id), old=audited(row), now=now)
+
+
+def audited(row: TokenRow) -> dict[str, object]:
+    """What the audit log holds of a token."""
+    view = view_of(row)
+    return {
+        "description": view.description,
+        "permissions": view.permissions,
+        "cache_pattern": view.cache_pattern,
+        "expires_at": view.expires_at,
+    }
 
 
 def view_of(row: TokenRow) -> TokenView:

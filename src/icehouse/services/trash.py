@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -28,12 +28,15 @@ from icehouse.db.trash import (
 from icehouse.db.verification import page_of_links
 from icehouse.errors import Conflict, NotFound
 from icehouse.nix.store_paths import HashPart
+from icehouse.rules.audit import Action, Actor
 from icehouse.rules.pins import kept_revisions
 from icehouse.rules.verification import plan_hiding
+from icehouse.services.audit import record
 
 PATHS_A_PAGE: Final = 1_000
 
 _NAMED: Final = 5  # of what stands in the way, in a message
+_AUDITED: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class Trash:
 
         return await self._database.read(work)
 
-    async def restore(self, cache: CacheRow, hash_part: HashPart) -> RestoreAnswer:
+    async def restore(self, cache: CacheRow, hash_part: HashPart, actor: Actor) -> RestoreAnswer:
         """Make a path of the trash visible again, with what it needs from there. It counts as a use of all of them.
 
         Repeating it changes nothing.
@@ -77,6 +80,7 @@ class Trash:
             NotFound: the cache has no such path, visible or in its trash.
             Conflict: it is damaged, or it reaches something that is, or that was purged.
         """
+        now = self._clock()
 
         def work(connection: Connection) -> dict[int, str]:
             get_cache(connection, cache.name)
@@ -91,16 +95,17 @@ class Trash:
                 )
             restored = {each.id: each.store_path.base_name for each in found.values()}
             restore_paths(connection, list(restored), generation=next_generation(connection, cache.id))
+            new = _audited("restored", restored.values())
+            record(connection, actor, Action.PATH_RESTORE, cache.name, row.store_path.base_name, new=new, now=now)
             return restored
 
         restored = await self._database.write(work)
-        now = self._clock()
         for path_id in restored:
             self._note_use(path_id, now)
         return RestoreAnswer(restored=sorted(restored.values()))
 
-    async def delete(self, cache: CacheRow, hash_part: HashPart, *, with_referrers: bool, by: str) -> DeleteAnswer:
-        """Move a visible path to the trash. *by* tells who does it. Repeating it changes nothing.
+    async def delete(self, cache: CacheRow, hash_part: HashPart, actor: Actor, *, with_referrers: bool) -> DeleteAnswer:
+        """Move a visible path to the trash. Repeating it changes nothing.
 
         Finding what refers to it reads the references of all paths of the cache, a page at a time. The transaction
         looks at what was published since, and at the pins.
@@ -121,7 +126,7 @@ class Trash:
         doomed = _Doomed(path, generation, referrers)
         now = self._clock()
         return await self._database.write(
-            partial(_delete, cache=cache, doomed=doomed, with_referrers=with_referrers, by=by, now=now)
+            partial(_delete, cache=cache, doomed=doomed, with_referrers=with_referrers, actor=actor, now=now)
         )
 
     async def _find_direct(self, cache: CacheRow, hash_part: HashPart) -> list[str]:
@@ -145,7 +150,7 @@ class Trash:
 
 
 def _delete(
-    connection: Connection, *, cache: CacheRow, doomed: _Doomed, with_referrers: bool, by: str, now: int
+    connection: Connection, *, cache: CacheRow, doomed: _Doomed, with_referrers: bool, actor: Actor, now: int
 ) -> DeleteAnswer:
     get_cache(connection, cache.name)
     path = doomed.path
@@ -169,10 +174,19 @@ def _delete(
     if keepers:
         raise Conflict(f"{path.store_path} is kept by {_some(keepers, 'pin')}; unpin first")
     names = find_visible_names(connection, cache.id, ids)
-    because = f"deleted by {by}"
+    because = f"deleted by {actor.who}"
     with_it = f"{because}, with {path.store_path} which it reaches"
     hide(connection, ((each, because if each == path.id else with_it) for each in names), now=now)
-    return DeleteAnswer(deleted=sorted(name.base_name for name in names.values()))
+    deleted = sorted(name.base_name for name in names.values())
+    if deleted:
+        new = _audited("deleted", deleted)
+        record(connection, actor, Action.PATH_DELETE, cache.name, path.store_path.base_name, new=new, now=now)
+    return DeleteAnswer(deleted=deleted)
+
+
+def _audited(what: str, base_names: Collection[str]) -> dict[str, object]:
+    """What the audit log holds of paths: how many, and the first ones. The rows of those deleted name the path too."""
+    return {what: len(base_names), "paths": sorted(base_names)[:_AUDITED]}
 
 
 def _still_needed(path: PathFacts, referrers: list[str]) -> Conflict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 from sqlalchemy import Connection
 
 from icehouse.api.trust import TrustCreate, TrustView
@@ -12,8 +13,10 @@ from icehouse.db.caches import CacheRow, get_cache
 from icehouse.db.engine import Database
 from icehouse.db.trust import TrustRow, count_rules, delete_rule, insert_rule, list_rules, revoke_job_tokens
 from icehouse.errors import Conflict
-from icehouse.rules.access import Grant, Permission
+from icehouse.rules.access import Permission
+from icehouse.rules.audit import Action, Actor
 from icehouse.rules.trust import MAX_RULES, make_rule
+from icehouse.services.audit import record
 
 
 class Trust:
@@ -25,7 +28,7 @@ class Trust:
         self._audience = public_url.rstrip("/")
         self._clock = clock
 
-    async def add_rule(self, cache: CacheRow, request: TrustCreate, grant: Grant | None) -> TrustView:
+    async def add_rule(self, cache: CacheRow, request: TrustCreate, actor: Actor) -> TrustView:
         """Let jobs have tokens of a cache. It holds at once.
 
         Raises:
@@ -40,14 +43,15 @@ class Trust:
             permissions=request.permissions,
             token_seconds=request.token_seconds,
         )
-        created_by = None if grant is None else grant.token_id
         now = self._clock()
 
         def work(connection: Connection) -> TrustView:
             get_cache(connection, cache.name)
             if count_rules(connection, cache.id) >= MAX_RULES:
                 raise Conflict(f"cache {cache.name!r} has {MAX_RULES} trust rules, as many as it may; remove one first")
-            return view_of(insert_rule(connection, cache.id, rule, created_by=created_by, now=now))
+            row = insert_rule(connection, cache.id, rule, created_by=actor.token_id, now=now)
+            record(connection, actor, Action.TRUST_ADD, cache.name, str(row.id), new=_audited(row), now=now)
+            return view_of(row)
 
         return await self._database.write(work)
 
@@ -56,7 +60,7 @@ class Trust:
         rows = await self._database.read(partial(list_rules, cache_id=cache.id))
         return [view_of(row) for row in rows]
 
-    async def remove_rule(self, cache: CacheRow, rule_id: int) -> None:
+    async def remove_rule(self, cache: CacheRow, rule_id: int, actor: Actor) -> None:
         """Remove a rule, and end what it gave: the tokens for this cache that jobs of its issuer have.
 
         Jobs that another rule trusts get new ones by themselves.
@@ -69,8 +73,15 @@ class Trust:
         def work(connection: Connection) -> None:
             row = delete_rule(connection, cache.id, rule_id)
             revoke_job_tokens(connection, cache.name, row.rule.issuer, now=now)
+            record(connection, actor, Action.TRUST_REMOVE, cache.name, str(rule_id), old=_audited(row), now=now)
 
         await self._database.write(work)
+
+
+def _audited(row: TrustRow) -> dict[str, object]:
+    """What the audit log holds of a rule."""
+    values = msgspec.structs.asdict(view_of(row))
+    return {name: values[name] for name in ("issuer", "audience", "claims", "permissions", "token_seconds")}
 
 
 def view_of(row: TrustRow) -> TrustView:

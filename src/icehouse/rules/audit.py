@@ -1,0 +1,58 @@
+"""What the audit log is made of: who changed what, and from where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from icehouse.rules.access import Grant
+
+
+class Action(StrEnum):
+    """What can be done that the audit log tells of. Names stay as they are: the log keeps them for ever."""
+
+    CACHE_CREATE = "cache.create"
+    CACHE_CONFIGURE = "cache.configure"
+    CACHE_DELETE = "cache.delete"
+    TOKEN_CREATE = "token.create"  # noqa: S105  no secret
+    TOKEN_REVOKE = "token.revoke"  # noqa: S105  no secret
+    TRUST_ADD = "trust.add"
+    TRUST_REMOVE = "trust.remove"
+    PIN_PUT = "pin.put"
+    PIN_DELETE = "pin.delete"
+    PATH_DELETE = "path.delete"
+    PATH_RESTORE = "path.restore"
+    COLLECTION_START = "collection.start"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who changes something. Services get one from the edge, beside the rights that were checked there."""
+
+    who: str
+    """A token's description, or one of the sentences below."""
+    token_id: int | None = None
+    address: str | None = None
+    """Of the client, as a trusted proxy gives it; `None`: no request came over the network."""
+    request_id: str | None = None
+
+
+ON_SERVER: Final = Actor("a command on the server's machine")
+"""Somebody who has the data folder, and so may do all."""
+
+THE_SERVER: Final = Actor("the server itself")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request comes from."""
+
+    address: str
+    request_id: str
+
+    def actor(self, grant: Grant | None) -> Actor:
+        """Who sends it. `None`: somebody without credentials, whom services let change nothing."""
+        if grant is None:
+            return Actor("anybody", None, self.address, self.request_id)
+        return Actor(grant.description, grant.token_id, self.address, self.request_id)

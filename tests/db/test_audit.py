@@ -1,0 +1,111 @@
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection
+
+from icehouse.db.audit import AuditFilter, Change, insert_change, page_changes
+from icehouse.db.engine import Database, after_commit
+from icehouse.db.migrate import prepare_database
+from icehouse.rules.access import covers, matches
+from icehouse.rules.audit import ON_SERVER, Action, Actor
+
+CHANGE = Change(Action.PIN_PUT, "main", "live", None, '{"a":1}')
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    prepare_database(tmp_path / "icehouse.db")
+    database = Database.open(tmp_path / "icehouse.db")
+    yield database
+    database.close()
+
+
+def add(database: Database, *patterns: str, actor: Actor = ON_SERVER) -> None:
+    def work(connection: Connection) -> None:
+        for pattern in patterns:
+            insert_change(connection, actor, Change(Action.TOKEN_CREATE, pattern, "1", None, None), now=1)
+
+    database.write_now(work)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit SET who = 'somebody else'",
+        "UPDATE audit SET id = 7",
+        "DELETE FROM audit",
+        "INSERT OR REPLACE INTO audit (id, at, action, cache_pattern, who) VALUES (1, 1, 'pin.put', 'main', 'x')",
+        "REPLACE INTO audit (id, at, action, cache_pattern, who) VALUES (1, 1, 'pin.put', 'main', 'x')",
+        "INSERT INTO audit VALUES (1, 1, '', '', '', '', 1, '', '', '', '') ON CONFLICT DO UPDATE SET id = 2",
+    ],
+)
+def test_log_only_grows(database: Database, statement: str) -> None:
+    database.write_now(lambda connection: insert_change(connection, ON_SERVER, CHANGE, now=5))
+    with contextlib.closing(sqlite3.connect(database.path, isolation_level=None)) as raw:
+        before = raw.execute("SELECT * FROM audit").fetchall()
+        with pytest.raises(sqlite3.IntegrityError, match="the audit log only grows"):
+            raw.execute(statement)
+        assert raw.execute("SELECT * FROM audit").fetchall() == before
+    database.write_now(lambda connection: insert_change(connection, ON_SERVER, CHANGE, now=6))
+
+
+def test_change_comes_back_as_it_was_noted(database: Database) -> None:
+    actor = Actor("CI", 7, "2001:db8::1", "id-1")
+    database.write_now(lambda connection: insert_change(connection, actor, CHANGE, now=5))
+    (row,) = database.read_now(lambda connection: page_changes(connection, "*", AuditFilter(), limit=10))
+    assert (row.id, row.at, row.actor, row.change) == (1, 5, actor, CHANGE)
+
+
+PATTERNS = ["a", "ab", "a*", "a-*", "*", "*b", "a*b", "b"]
+
+
+@pytest.mark.parametrize("reach", [*PATTERNS, "a-b", "**"])
+def test_reach_is_that_of_tokens(database: Database, reach: str) -> None:
+    add(database, *PATTERNS)
+    rows = database.read_now(lambda connection: page_changes(connection, reach, AuditFilter(), limit=100))
+    assert sorted(row.change.cache_pattern for row in rows) == sorted(p for p in PATTERNS if covers(reach, p))
+
+
+@pytest.mark.parametrize("name", ["a", "ab", "a-b", "b", "c"])
+def test_what_concerns_a_cache_are_patterns_that_match_it(database: Database, name: str) -> None:
+    add(database, *PATTERNS)
+    wanted = AuditFilter(cache_name=name)
+    rows = database.read_now(lambda connection: page_changes(connection, "*", wanted, limit=100))
+    assert sorted(row.change.cache_pattern for row in rows) == sorted(p for p in PATTERNS if matches(p, name))
+
+
+@pytest.mark.parametrize(
+    ("by", "found"), [("5", ["50 CI", "job 5", "x"]), ("job%", []), ("CI", ["50 CI"]), ("\u0665", [])]
+)
+def test_who_is_a_number_or_a_part_of_a_name(database: Database, by: str, found: list[str]) -> None:
+    for who, token_id in (("x", 5), ("50 CI", 1), ("job 5", 2), ("y", 55)):
+        add(database, "*", actor=Actor(who, token_id))
+    rows = database.read_now(lambda connection: page_changes(connection, "*", AuditFilter(by=by), limit=100))
+    assert sorted(row.actor.who for row in rows) == found
+
+
+def test_notice_follows_the_commit_and_never_a_rollback(database: Database) -> None:
+    told: list[str] = []
+
+    def work(connection: Connection) -> None:
+        insert_change(connection, ON_SERVER, CHANGE, now=5)
+        with contextlib.closing(sqlite3.connect(database.path)) as other:
+            count = "SELECT count(*) FROM audit"
+            after_commit(connection, lambda: told.append(f"{len(told)} before, 1 row"))
+            assert other.execute(count).fetchone() == (0,)
+        assert told == []
+
+    def fail(connection: Connection) -> None:
+        work(connection)
+        raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011  it is the one raised here
+        database.write_now(fail)
+    assert told == []
+    database.write_now(work)
+    assert told == ["0 before, 1 row"]
+    database.write_now(lambda _: None)
+    assert told == ["0 before, 1 row"]
