@@ -288,15 +288,36 @@ async def test_bytes_that_came_again_before_the_rows_went_stay_for_the_rows_to_c
     def add_rows(connection: Connection) -> None:
         add_pack(connection, world.cache.domain_id, name, writer.size_bytes, upload.entries, now=world.store.now)
 
-    def add_rows_before(key: BlobKey) -> None:
-        if key == pack_key(world.cache.domain_id, name):
-            world.store.database.write_now(add_rows)
-
-    assert isinstance(world.store.blobs, WatchedBlobs)
-    world.store.blobs.before_removal = add_rows_before
-    assert world.sweep().deleted_packs == 3
+    assert world.collect(is_dry_run=True).sweeps == [world.sweep()]
+    assert await world.store.count(pack) == 1
+    await world.store.database.write(add_rows)
     await world.store.push(world.cache, (LIB, LIB_NAR, []))
     assert decompress(await world.store.download(world.cache, LIB_NAR)) == LIB_NAR
+
+
+async def test_bytes_that_came_again_and_got_no_rows_go_a_day_later(world: World) -> None:
+    await purge(world)
+    world.pass_days(1.1)
+    writer, upload = PackWriter(world.store.blobs), Upload.of(cut(LIB_NAR))
+    writer.write(upload.entries, [Frame(data, (), is_split=False) for data in upload.frames])
+    writer.finish(world.cache.domain_id)
+    assert world.sweep().deleted_packs == 2
+    world.pass_days(1.1)
+    assert world.sweep().deleted_packs == 1
+    assert world.store.keys("packs/") == []
+
+
+async def test_bytes_that_come_again_while_the_rows_go_stay(world: World) -> None:
+    await purge(world)
+    world.pass_days(1.1)
+
+    def come_again(key: BlobKey) -> None:
+        world.store.blobs.put(key, world.store.read_blob(key))
+
+    assert isinstance(world.store.blobs, WatchedBlobs)
+    world.store.blobs.before_removal = come_again
+    assert world.sweep().deleted_packs == 3
+    assert len(world.store.keys("packs/")) == 3
 
 
 async def test_nar_that_names_deleted_chunks_is_told_what_is_missing(world: World) -> None:

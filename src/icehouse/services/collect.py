@@ -309,7 +309,7 @@ class Collector:
         packs = sweep.packs
         self._database.write_now(partial(set_condemned, pack_ids=[pack.id for pack in packs.condemn], condemned_at=now))
         self._database.write_now(partial(set_condemned, pack_ids=[pack.id for pack in packs.lift], condemned_at=None))
-        deleted = [pack for pack in packs.delete if self._delete(domain_id, pack)]
+        deleted = [pack for pack in packs.delete if self._delete(domain_id, pack, now)]
         compacted = [
             compact(self._database, self._blobs, domain_id, group, sweep.live, now=now) for group in packs.compact
         ]
@@ -323,24 +323,22 @@ class Collector:
             purged += len(ids)
         return purged
 
-    def _delete(self, domain_id: int, pack: PackFacts) -> bool:
-        """Rows, then bytes. Not if a NAR took the condemnation back.
-
-        An upload may make the very same pack again meanwhile, since its chunks count as missing: bytes that are younger
-        than the condemnation belong to one whose rows are still to come, and stay. Without those they are a stray.
-        """
-        if pack.condemned_at is None:
+    def _delete(self, domain_id: int, pack: PackFacts, now: int) -> bool:
+        """Rows, then bytes. Not if a NAR took the condemnation back, or if the bytes came again."""
+        seen = self._find_bytes(domain_id, pack)
+        if pack.condemned_at is None or not _is_old(seen, now):
             return False
-        key = pack_key(domain_id, pack.name)
-        try:
-            seen = self._blobs.describe(key)
-        except NotFound:
-            seen = None
         if not self._database.write_now(partial(delete_pack, pack_id=pack.id, condemned_at=pack.condemned_at)):
             return False
-        if seen is not None and seen.modified_at < pack.condemned_at:
+        if seen is not None:
             self._blobs.delete_unchanged(seen)
         return True
+
+    def _find_bytes(self, domain_id: int, pack: PackFacts) -> BlobInfo | None:
+        try:
+            return self._blobs.describe(pack_key(domain_id, pack.name))
+        except NotFound:
+            return None
 
     def plan_sweep(self, domain_id: int, now: int, *, is_dry_run: bool) -> Sweep:
         """Look for what nothing in the domain needs.
@@ -376,6 +374,7 @@ class Collector:
                         sound_bytes[pack_id] = sound_bytes.get(pack_id, 0) + stored_bytes
         rows = database.read_now(partial(list_packs, domain_id=domain_id))
         packs = plan_packs((_pack_facts(row, live_bytes, sound_bytes) for row in rows), now=now)
+        packs = replace(packs, delete=tuple(p for p in packs.delete if _is_old(self._find_bytes(domain_id, p), now)))
         return Sweep(purged_paths, len(gone), packs, live, tuple(self._find_strays(domain_id, now)))
 
     def _find_strays(self, domain_id: int, now: int) -> Iterator[BlobInfo]:
@@ -400,6 +399,15 @@ class Collector:
         names = {info.key: bytes.fromhex(info.key.rpartition("/")[2]) for info in batch if not info.is_unfinished}
         known = self._database.read_now(partial(find_known_objects, domain_id=domain_id, names=list(names.values())))
         return [info for info in batch if info.is_unfinished or names[info.key] not in known]
+
+
+def _is_old(seen: BlobInfo | None, now: int) -> bool:
+    """Whether the bytes of a pack may go.
+
+    An upload may make the very same pack again, since its chunks count as missing. Its bytes come before its rows,
+    which follow by half a day at most (`rules.collection.check_is_fresh`).
+    """
+    return seen is None or now - seen.modified_at >= GRACE_SECONDS
 
 
 def _read_state(connection: Connection, cache_id: int) -> tuple[int, int]:
