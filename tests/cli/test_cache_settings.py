@@ -20,7 +20,15 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("1", 1), ("20GB", 20 * 10**9), ("100GiB", 100 * 2**30), ("5 KiB", 5_120), ("7B", 7), ("3TiB", 3 * 2**40)],
+    [
+        ("1", 1),
+        ("500kB", 500_000),
+        ("20GB", 20 * 10**9),
+        ("100GiB", 100 * 2**30),
+        ("5 KiB", 5_120),
+        ("7B", 7),
+        ("3TiB", 3 * 2**40),
+    ],
 )
 def test_size_is_a_number_with_or_without_a_unit(text: str, size: int) -> None:
     assert parse_size(text) == size
