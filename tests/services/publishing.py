@@ -105,11 +105,18 @@ TESTER = Actor("a test")
 class Store:
     """All services of publishing over one database."""
 
-    def __init__(self, database: Database, blobs: BlobStore, *, long_nar_bytes: int = LONG_NAR_BYTES) -> None:
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        *,
+        long_nar_bytes: int = LONG_NAR_BYTES,
+        workers: Workers | None = None,
+    ) -> None:
         self.now = NOW
         self.database = database
         self.blobs = blobs
-        self.workers = Workers(2)
+        self.workers = workers or Workers(2)
         self.recent = RecentChunks()
         self.packs = PackReceiver(database, blobs, self.workers, self.recent, lambda: self.now)
         self.nars = NarRegistry(
