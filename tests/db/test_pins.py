@@ -2,10 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from icehouse.db import schema
 from icehouse.db.caches import CacheRow, delete_cache
@@ -29,9 +28,11 @@ from icehouse.db.pins import (
     set_keep,
 )
 from icehouse.db.tokens import insert_token
+from icehouse.db.trash import find_visible_names
 from icehouse.nix.store_paths import StorePath, parse_hash_part
 from icehouse.rules.access import Permission
 from icehouse.rules.pins import KEEP_ALL, Keep, Pin, Revision
+from tests.db.plans import steps_of
 from tests.db.test_caches import add_cache, add_path
 
 
@@ -181,20 +182,21 @@ async def test_links_are_those_of_visible_paths_of_the_cache(database: Database,
 
 
 async def test_links_are_looked_up_by_hash_part(database: Database, cache: CacheRow) -> None:
-    statements: list[tuple[str, Any]] = []
-
-    def note(_: Connection, __: object, statement: str, parameters: object, *___: object) -> None:
-        statements.append((statement, parameters))
+    hash_parts = [parse_hash_part("a" * 32)] * 3
 
     def work(connection: Connection) -> list[str]:
-        event.listen(connection, "before_cursor_execute", note)
-        find_links(connection, cache.id, [parse_hash_part("a" * 32)] * 3, since=1)
-        event.remove(connection, "before_cursor_execute", note)
-        ((statement, parameters),) = statements
-        return [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+        return steps_of(connection, lambda: find_links(connection, cache.id, hash_parts, since=1))
 
     (step,) = await database.write(work)
     assert "(cache_id=? AND hash_part=?)" in step, "the index of generations leads through half of the cache"
+
+
+async def test_names_of_paths_are_looked_up_by_id(database: Database, cache: CacheRow) -> None:
+    def work(connection: Connection) -> list[str]:
+        return steps_of(connection, lambda: find_visible_names(connection, cache.id, [1, 2, 3]))
+
+    (step,) = await database.write(work)
+    assert "PRIMARY KEY (rowid=?)" in step, "an index by cache leads through all of it"
 
 
 def _count(connection: Connection) -> tuple[int, ...]:

@@ -135,7 +135,9 @@ def find_visible_names(connection: Connection, cache_id: int, path_ids: Collecti
     for start in range(0, len(ids), _BATCH):
         rows = connection.execute(
             select(path.c.id, path.c.hash_part, path.c.name).where(
-                path.c.id.in_(ids[start : start + _BATCH]), path.c.cache_id == cache_id, path.c.hidden_at.is_(None)
+                path.c.id.in_(ids[start : start + _BATCH]),
+                path.c.cache_id + 0 == cache_id,  # else SQLite goes by the index of this, through the whole cache
+                path.c.hidden_at.is_(None),
             )
         )
         found |= {row.id: StorePath(row.hash_part, row.name) for row in rows}
