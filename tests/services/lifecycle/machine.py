@@ -77,7 +77,7 @@ from tests.services.lifecycle.things import (
     known_nars,
     nar,
 )
-from tests.services.publishing import KEY, NOW, Store, Upload, identity_of, in_pieces, nar_hash_of
+from tests.services.publishing import KEY, NOW, TESTER, Store, Upload, identity_of, in_pieces, nar_hash_of
 from tests.services.uploading import NarUpload, StockNix
 
 HOUR: Final = 3_600
@@ -419,7 +419,7 @@ class Lifecycle(RuleBasedStateMachine):
     async def _pin(self, cache_name: str, pin_name: str, base_name: str, keep: dict[str, Any]) -> None:
         with _client():
             request = PinPut(store_path=base_name, **keep)
-            await self.pin_service.put_pin(self.cache_rows[cache_name], pin_name, request, token_id=None)
+            await self.pin_service.put_pin(self.cache_rows[cache_name], pin_name, request, TESTER)
             # Nothing comes between the transaction and this.
             pin = self.pins.setdefault((cache_name, pin_name), PinModel())
             pin.forget(self.store.now)
@@ -433,7 +433,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(which=st.integers(0, 3))
     def unpin(self, which: int) -> None:
         cache_name, pin_name = sorted(self.pins)[which % len(self.pins)]
-        self.loop.run(self.pin_service.delete_pin(self.cache_rows[cache_name], pin_name))
+        self.loop.run(self.pin_service.delete_pin(self.cache_rows[cache_name], pin_name, TESTER))
         del self.pins[cache_name, pin_name]
 
     # What goes
@@ -456,7 +456,7 @@ class Lifecycle(RuleBasedStateMachine):
             limit_bytes=limit,
             trash_seconds=trash,
         )
-        self.loop.run(self.caches.configure_cache(self.cache_rows[cache_name], request))
+        self.loop.run(self.caches.configure_cache(self.cache_rows[cache_name], request, TESTER))
 
     @precondition(lambda self: self._may_collect())
     @rule(cache_name=st.sampled_from([None, *CACHES]), begin=_begin)
@@ -527,7 +527,7 @@ class Lifecycle(RuleBasedStateMachine):
     def _collect_and_compare(self, cache_name: str | None) -> None:
         """Collect while nothing else happens: the plan comes true to the byte, and so do all sizes."""
         self.loop.run(self.access_times.flush())
-        request = RunRequest(cache_name, is_dry_run=True, started_by="a test")
+        request = RunRequest(cache_name, is_dry_run=True, actor=TESTER)
         before = self._look()
         was_altered = bool(self.altered)
         may_come_upon_damage = any(
@@ -577,7 +577,7 @@ class Lifecycle(RuleBasedStateMachine):
     async def _delete(self, cache_name: str, base_name: str, with_referrers: bool) -> None:  # noqa: FBT001
         with _client():
             row, hash_part = self.cache_rows[cache_name], THINGS[base_name].hash_part
-            await self.trash.delete(row, hash_part, with_referrers=with_referrers, by="ann")
+            await self.trash.delete(row, hash_part, TESTER, with_referrers=with_referrers)
 
     @precondition(lambda self: self.seen is not None and len(self.seen.visible) < len(self.seen.paths))
     @rule(which=_which)
@@ -587,7 +587,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     async def _restore(self, cache_name: str, base_name: str) -> None:
         with _client():
-            await self.trash.restore(self.cache_rows[cache_name], THINGS[base_name].hash_part)
+            await self.trash.restore(self.cache_rows[cache_name], THINGS[base_name].hash_part, TESTER)
 
     # Damage
 
