@@ -22,7 +22,7 @@ from icehouse.nix import nix32
 from icehouse.nix.hashes import parse_sha256
 from icehouse.rules.recipes import Recipe, Run, parse_recipe, render_recipe
 from icehouse.services.nars import MAX_CHUNKS, MAX_NARS, MAX_WAITING_NARS
-from icehouse.storage.blobs import BlobInfo, BlobKey, BlobStore, BlobWriter
+from icehouse.storage.blobs import BlobInfo, BlobKey, BlobStore, BlobWriter, FilePart
 from icehouse.storage.local import LocalBlobStore
 from icehouse.storage.memory import MemoryBlobStore
 from tests.services.publishing import (
@@ -331,6 +331,9 @@ class Interrupted:
 
     def read_warm(self, key: BlobKey, offset: int, buffer: memoryview) -> bool:
         return self._blobs.read_warm(key, offset, buffer)
+
+    def find_warm(self, key: BlobKey, offset: int, size: int) -> FilePart | None:
+        return self._blobs.find_warm(key, offset, size)
 
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         return self._blobs.list(prefix)

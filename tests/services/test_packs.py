@@ -26,7 +26,7 @@ from icehouse.rules.packs import (
 )
 from icehouse.rules.varints import append_varint
 from icehouse.services.packs import MAX_IDENTITIES
-from icehouse.storage.blobs import BlobInfo, BlobKey, BlobStore, BlobWriter
+from icehouse.storage.blobs import BlobInfo, BlobKey, BlobStore, BlobWriter, FilePart
 from icehouse.storage.memory import MemoryBlobStore
 from tests.services.publishing import Store, Upload, identity_of, in_pieces, make_chunk
 
@@ -386,6 +386,9 @@ class FullDisk:
 
     def read_warm(self, key: BlobKey, offset: int, buffer: memoryview) -> bool:
         return self._blobs.read_warm(key, offset, buffer)
+
+    def find_warm(self, key: BlobKey, offset: int, size: int) -> FilePart | None:
+        return self._blobs.find_warm(key, offset, size)
 
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         return self._blobs.list(prefix)

@@ -27,7 +27,7 @@ from icehouse.rules.packs import TRAILER_BYTES, PackEntry, parse_pack_end, parse
 from icehouse.rules.varints import VarintReader
 from icehouse.rules.verification import UNREADABLE
 from icehouse.services.publish import MAX_HASH_PARTS, MAX_PATHS, MAX_REFERENCES
-from icehouse.storage.blobs import BlobInfo, BlobKey, BlobStore, BlobWriter
+from icehouse.storage.blobs import BlobInfo, BlobKey, BlobStore, BlobWriter, FilePart
 from icehouse.storage.memory import MemoryBlobStore
 from tests.services.publishing import KEY, NOW, Store, cut, identity_of, nar_of, path_body
 
@@ -511,6 +511,9 @@ class WatchedPuts:
 
     def read_warm(self, key: BlobKey, offset: int, buffer: memoryview) -> bool:
         return self._blobs.read_warm(key, offset, buffer)
+
+    def find_warm(self, key: BlobKey, offset: int, size: int) -> FilePart | None:
+        return self._blobs.find_warm(key, offset, size)
 
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         return self._blobs.list(prefix)

@@ -3,10 +3,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import os
 import random
 from array import array
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +22,11 @@ from icehouse.rules.chunks import chunk_identity
 from icehouse.rules.frames import Frame, fill_in_hashes, make_frame
 from icehouse.rules.packs import PackEntry, Places, render_pack_end, render_places
 from icehouse.rules.recipes import Recipe, Run, make_recipe
-from icehouse.storage.blobs import BlobKey
+from icehouse.storage.blobs import BlobKey, BlobStore, FilePart
+from icehouse.storage.local import LocalBlobStore
 from icehouse.storage.memory import MemoryBlobStore
 from icehouse.storage.nars import BLOCK_BYTES, READ_AHEAD_BLOCKS, NarFile, pack_key, places_of
+from icehouse.storage.page_cache import is_cached
 from tests.rules.samples import Sample, join, make_sample, noise, store_hashes
 
 DOMAIN = 7
@@ -52,7 +56,7 @@ class Row:
 class Stored:
     """A store with the packs of some chunks."""
 
-    blobs: MemoryBlobStore
+    blobs: BlobStore
     rows: dict[int, Row]
     frames: dict[int, Frame]
     samples: dict[int, Sample]
@@ -80,7 +84,7 @@ class Stored:
         return bytes(file), bytes(nar)
 
 
-def store(packs: Iterable[Iterable[Sample]], blobs: MemoryBlobStore) -> Stored:
+def store(packs: Iterable[Iterable[Sample]], blobs: BlobStore) -> Stored:
     """Put *packs* into *blobs*; chunks are numbered from 1."""
     stored = Stored(blobs, {}, {}, {})
     for samples in packs:
@@ -215,6 +219,52 @@ async def test_border_of_two_blocks_may_fall_anywhere_in_a_store_hash() -> None:
         blocks = [bytes(block) async for block in larger.blocks(start, larger.file_size)]
         assert len(blocks[0]) == BLOCK_BYTES
         assert b"".join(blocks) == whole[start:]
+
+
+async def read_parts(file: NarFile, start: int, stop: int) -> tuple[bytes, int]:
+    """The bytes, and how many of them lie in files."""
+    data, in_files = b"", 0
+    async for part in file.parts(start, stop):
+        if isinstance(part, FilePart):
+            data += os.pread(part.descriptor, part.size, part.offset)
+            in_files += part.size
+        else:
+            data += part
+    return data, in_files
+
+
+@pytest.mark.parametrize("is_warm", [True, False], ids=["warm", "cold"])
+async def test_what_needs_no_patch_may_stay_in_its_file(tmp_path: Path, *, is_warm: bool) -> None:
+    bare = join([noise("bare", 700_000)])
+    sparse = join(
+        [noise("a", 300_000), None, noise("b", 1000), None, None, noise("c", 200_000), None, noise("d", 9000)]
+    )
+    blobs = LocalBlobStore(tmp_path)
+    stored = store([[bare, sparse], [make_sample("scripts", 1, 40), bare, sparse, bare], [sparse]], blobs)
+    recipe = stored.recipe([2, 1, 3, 4, 5, 6, 7, 7, 2], "parts")
+    expected, _ = stored.contents(recipe)
+    file = stored.file(recipe)
+    if is_warm:
+        assert bytes(file.read(0, file.file_size)) == expected  # which opens the packs
+    with (tmp_path / "probe").open("w+b") as probe:
+        probe.write(b"x")
+        probe.flush()
+        knows_page_cache = is_cached(probe.fileno(), 0, 1)
+    offsets = stored.frames[2].patch_offsets
+    for start in [0, 1, *(offset + shift for offset in offsets for shift in (0, 1, 31, 32))]:
+        for stop in (file.file_size, file.file_size - 1, start + 500_000, start + 10, start):
+            data, in_files = await read_parts(file, start, stop)
+            assert data == expected[start:stop]
+            if is_warm and stop - start > 1_000_000 and knows_page_cache:
+                assert in_files > 0.8 * (stop - start)
+
+
+@pytest.mark.parametrize("blobs", [MemoryBlobStore(), ColdBlobStore()], ids=["warm", "cold"])
+async def test_parts_are_blocks_where_there_are_no_files(blobs: MemoryBlobStore) -> None:
+    stored = store(PACKS, blobs)
+    recipe = stored.recipe([1, 2, 3, 4, 5, 6, 7], "no files")
+    file = stored.file(recipe)
+    assert await read_parts(file, 0, file.file_size) == (stored.contents(recipe)[0], 0)
 
 
 async def test_block_belongs_to_its_caller() -> None:

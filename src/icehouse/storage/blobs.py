@@ -1,7 +1,7 @@
 """The `BlobStore` protocol: immutable bytes under keys."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NewType, Protocol
 
 BlobKey = NewType("BlobKey", str)
@@ -18,6 +18,19 @@ class BlobInfo:
     """Seconds since the epoch."""
     is_unfinished: bool = False
     """True for what a writer left that was neither committed nor aborted. Such a key can only be deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """Bytes of a blob in an open file, for whoever can have the kernel copy them. They stay what they are.
+
+    The file is open as long as this is referred to.
+    """
+
+    descriptor: int
+    offset: int
+    size: int
+    owner: object = field(repr=False)
 
 
 class BlobWriter(Protocol):
@@ -54,7 +67,7 @@ class BlobStore(Protocol):
     """Immutable blobs under keys. Any number of threads and tasks may use one store.
 
     A blob that `commit` or `put` returned for survives a power cut. A key names the same bytes for ever, or is absent.
-    Methods without `async` block and belong in worker threads, except `read_warm`.
+    Methods without `async` block and belong in worker threads, except `read_warm` and `find_warm`.
     """
 
     def create(self) -> BlobWriter:
@@ -93,6 +106,10 @@ class BlobStore(Protocol):
 
     def read_warm(self, key: BlobKey, offset: int, buffer: memoryview) -> bool:
         """Like `read_into`, but only if that needs no waiting; else False, with *buffer* in any state. Never blocks."""
+        ...
+
+    def find_warm(self, key: BlobKey, offset: int, size: int) -> FilePart | None:
+        """That part of the blob in an open file, if all of it is in memory; `None` if in doubt. Never blocks."""
         ...
 
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:

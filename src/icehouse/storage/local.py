@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from icehouse.errors import Conflict, Corrupt, IcehouseError, InvalidFormat, NotFound, OverQuota, Unavailable
-from icehouse.storage.blobs import BlobInfo, BlobKey
+from icehouse.storage.blobs import BlobInfo, BlobKey, FilePart
 from icehouse.storage.keys import UNFINISHED, check_key, check_new_key, is_segment, is_unfinished_key
+from icehouse.storage.page_cache import is_cached
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
@@ -108,6 +109,18 @@ class LocalBlobStore:
             return os.preadv(file.descriptor, (buffer,), offset, file.warm_flags) == buffer.nbytes
         except OSError:
             return False
+
+    def find_warm(self, key: BlobKey, offset: int, size: int) -> FilePart | None:
+        """See `BlobStore.find_warm`.
+
+        `None` too for a file that is not open yet, as `read_warm`, and on kernels that do not tell what is in memory.
+        """
+        file = self._open_files.find(key)
+        if file is None or offset < 0 or os.fstat(file.descriptor).st_size < offset + size:
+            return None
+        if not is_cached(file.descriptor, offset, size):
+            return None
+        return FilePart(file.descriptor, offset, size, file)
 
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         """See `BlobStore.list`. Holds one folder open for each level of the key that it is at."""

@@ -69,6 +69,9 @@ class MemoryBlobStore:
         buffer.cast("B")[:] = blob.data[offset : offset + buffer.nbytes]
         return True
 
+    def find_warm(self, key: BlobKey, offset: int, size: int) -> None:
+        """See `BlobStore.find_warm`. There are no files."""
+
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         """See `BlobStore.list`. What is stored after the first step is not in it."""
         with self._lock:

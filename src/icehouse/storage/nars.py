@@ -7,18 +7,23 @@ import asyncio
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from icehouse.errors import Corrupt, InvalidFormat
 from icehouse.rules.chunks import STORE_HASH_BYTES
 from icehouse.rules.packs import Places, parse_places
 from icehouse.rules.recipes import Recipe
-from icehouse.storage.blobs import BlobKey, BlobStore
+from icehouse.storage.blobs import BlobKey, BlobStore, FilePart
+
+T = TypeVar("T")
 
 BLOCK_BYTES: Final = 1024 * 1024
 """Bytes of one piece of an answer; a trial found smaller ones slower and larger ones no faster."""
+
+_BARE_BYTES: Final = 128 * 1024
+"""What is shorter is copied: another call of the kernel costs as much as to copy this."""
 
 READ_AHEAD_BLOCKS: Final = 4
 """How many blocks of one answer are read at once while they do not come from memory."""
@@ -124,7 +129,7 @@ class NarFile:
             self._extents.append(_Extent(key, chunk.pack_offset, self.file_size, chunk.stored_bytes))
         self.file_size += chunk.stored_bytes
 
-    async def blocks(self, start: int, stop: int) -> AsyncIterator[bytearray]:
+    def blocks(self, start: int, stop: int) -> AsyncIterator[bytearray]:
         """The bytes of the file from *start* to before *stop*, in pieces of about 1 MiB that the caller owns.
 
         What is in memory is read at once; what is not, in threads, some blocks ahead.
@@ -134,19 +139,31 @@ class NarFile:
             Corrupt: a pack is shorter than its rows say.
             Unavailable: the backend failed.
         """
+        return self._parts(start, stop, self._read_warm)
+
+    def parts(self, start: int, stop: int) -> AsyncIterator[bytearray | FilePart]:
+        """As `blocks`; but what is in memory, and needs no patch, comes as a part of an open file."""
+        return self._parts(start, stop, self._find_or_read_warm)
+
+    async def _parts(
+        self, start: int, stop: int, take_warm: Callable[[int, int], tuple[int, T | None]]
+    ) -> AsyncIterator[T | bytearray]:
+        """The bytes from *start* to before *stop*.
+
+        *take_warm* gets them too; it gives where the first piece ends, and that piece if it is in memory.
+        """
         position = start
-        ahead: deque[bytearray | asyncio.Task[bytearray]] = deque()
+        ahead: deque[T | asyncio.Task[bytearray]] = deque()
         try:
             while position < stop or ahead:
                 while position < stop and len(ahead) < READ_AHEAD_BLOCKS:
-                    end = min(position + BLOCK_BYTES, stop)
-                    block = self._read_warm(position, end)
-                    if block is None:
+                    end, warm = take_warm(position, stop)
+                    if warm is None:
                         ahead.append(asyncio.create_task(asyncio.to_thread(self.read, position, end)))
                     else:
-                        ahead.append(block)
+                        ahead.append(warm)
                     position = end
-                    if block is not None and len(ahead) == 1:
+                    if warm is not None and len(ahead) == 1:
                         break  # it can go out at once
                 first = ahead.popleft()
                 yield await first if isinstance(first, asyncio.Task) else first
@@ -164,14 +181,51 @@ class NarFile:
         self._patch(block, start, stop)
         return block
 
-    def _read_warm(self, start: int, stop: int) -> bytearray | None:
-        block = bytearray(stop - start)
+    def _read_warm(self, start: int, stop: int) -> tuple[int, bytearray | None]:
+        """A block that begins at *start*: its end, and its bytes if they are in memory."""
+        end = min(start + BLOCK_BYTES, stop)
+        block = bytearray(end - start)
         with memoryview(block) as view:
-            for key, offset, piece in self._pieces(start, stop, view):
+            for key, offset, piece in self._pieces(start, end, view):
                 if not self._blobs.read_warm(key, offset, piece):
-                    return None
-        self._patch(block, start, stop)
-        return block
+                    return end, None
+        self._patch(block, start, end)
+        return end, block
+
+    def _find_or_read_warm(self, start: int, stop: int) -> tuple[int, bytearray | FilePart | None]:
+        """As `_read_warm`; what is in a file as it is needed stays there."""
+        stop = min(start + BLOCK_BYTES, stop)
+        bare = self._find_bare(start, stop)
+        if bare is None:
+            return self._read_warm(start, stop)
+        begin, end, extent = bare
+        if begin > start:
+            return self._read_warm(start, begin)
+        part = self._blobs.find_warm(extent.key, extent.pack_offset + begin - extent.file_offset, end - begin)
+        return (end, part) if part is not None else self._read_warm(start, end)
+
+    def _find_bare(self, start: int, stop: int) -> tuple[int, int, _Extent] | None:
+        """The first long stretch between *start* and *stop* in one extent that needs no patch: start, end, extent."""
+        offsets = self._patch_offsets
+        patch = bisect_right(offsets, start - STORE_HASH_BYTES)  # the first that ends behind the start
+        index = bisect_right(self._extent_starts, start) - 1
+        position = start
+        while stop - position >= _BARE_BYTES:
+            extent = self._extents[index]
+            extent_end = extent.file_offset + extent.size
+            if position >= extent_end:
+                index += 1
+                continue
+            next_patch = offsets[patch] if patch < len(offsets) else stop
+            end = min(stop, extent_end, next_patch)
+            if end - position >= _BARE_BYTES:
+                return position, end, extent
+            if next_patch <= extent_end:
+                position = max(position, next_patch + STORE_HASH_BYTES)
+                patch += 1
+            else:
+                position = extent_end
+        return None
 
     def _pieces(self, start: int, stop: int, view: memoryview) -> list[tuple[BlobKey, int, memoryview]]:
         """Where the bytes come from, and where in *view* they go."""
