@@ -9,7 +9,7 @@ import pytest
 
 from icehouse.config import ServerSettings
 from icehouse.errors import Conflict
-from icehouse.wiring import WORKER_SETTINGS, find_free_port, load_worker_settings, render_worker_settings
+from icehouse.wiring import WORKER_SETTINGS, listen, load_worker_settings, render_worker_settings
 from tests.http.running import run_server
 
 
@@ -57,4 +57,4 @@ def test_workers_get_the_settings_of_their_parent(tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["203.0.113.77", "no.such.host.invalid"])
 def test_a_host_that_is_not_ours_cannot_be_listened_on(host: str) -> None:
     with pytest.raises(Conflict, match="cannot listen"):
-        find_free_port(host, 0)
+        listen(host, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging.config
 import sys
 from typing import Any
 
@@ -12,6 +13,7 @@ from icehouse.config import LogFormat, LogLevel
 
 def configure_logging(level: LogLevel, log_format: LogFormat) -> None:
     """Send events to stderr: lines for people on a terminal, JSON elsewhere, or what *log_format* says."""
+    logging.config.dictConfig(_library_logging(log_format))
     structlog.configure(
         processors=[*_shared_processors(), *_last_processors(log_format)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -20,8 +22,8 @@ def configure_logging(level: LogLevel, log_format: LogFormat) -> None:
     )
 
 
-def library_logging(log_format: LogFormat) -> dict[str, Any]:
-    """Settings of the standard library's logging under which lines of granian and others look like ours."""
+def _library_logging(log_format: LogFormat) -> dict[str, Any]:
+    """Settings of the standard library's logging under which lines of uvicorn and others look like ours."""
     formatter = {
         "()": structlog.stdlib.ProcessorFormatter,
         "foreign_pre_chain": _shared_processors(),
@@ -34,7 +36,6 @@ def library_logging(log_format: LogFormat) -> dict[str, Any]:
         "handlers": {
             "stderr": {"class": "logging.StreamHandler", "formatter": "icehouse", "stream": "ext://sys.stderr"}
         },
-        "loggers": {"_granian": {"handlers": ["stderr"], "propagate": False}},
         "root": {"handlers": ["stderr"], "level": "WARNING"},
     }
 

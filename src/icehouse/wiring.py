@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import dataclasses
+import multiprocessing
 import os
 import random
 import secrets
@@ -22,11 +23,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import uvicorn
 import uvloop
-from granian import Granian
-from granian.constants import Interfaces, Loops
-from granian.log import LogLevels
-from granian.server.embed import Server as EmbeddedServer
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
 from icehouse.api.server import ServerParameters
 from icehouse.client.issuer_documents import issuer_documents
@@ -34,10 +34,11 @@ from icehouse.config import ServerSettings
 from icehouse.db.serving import ServingQueries
 from icehouse.errors import Conflict
 from icehouse.http.app import Server
+from icehouse.http.connection import IDLE_SECONDS, Connection
 from icehouse.http.hot import HotParts
 from icehouse.http.metrics import ServerCounters
 from icehouse.http.parts import ServerParts
-from icehouse.log_output import configure_logging, library_logging
+from icehouse.log_output import configure_logging
 from icehouse.rules.chunks import CHUNK_PARAMETERS
 from icehouse.rules.packs import PACK_BYTES
 from icehouse.rules.recipes import MAX_RECIPE_BYTES
@@ -79,6 +80,8 @@ STOP_SECONDS: Final = 20
 """How long a worker may take to finish what is under way when the server stops."""
 
 _BACKLOG: Final = 1024
+_SILENT_SECONDS: Final = 30
+"""How long a worker may not answer its parent before it is replaced. On a busy machine its start takes seconds."""
 _SET_PARENT_DEATH_SIGNAL: Final = 1
 _ARENA_MAX: Final = -8
 _ANNOUNCE_SECONDS: Final = 0.01
@@ -127,6 +130,9 @@ def _end_with_parent() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise SystemExit(1)  # it died before the kernel knew
 
 
 def make_server(settings: ServerSettings) -> Server:
@@ -239,6 +245,8 @@ class Listening:
     """What a server says once it listens."""
 
     url: str
+    address: str
+    """The URL without a proxy between; it has the port that was chosen."""
     data_dir: Path
     first_token: str | None = dataclasses.field(repr=False)
     """An administrator's token, at the first start on a data folder only."""
@@ -254,63 +262,74 @@ def serve(settings: ServerSettings, announce: Callable[[Listening], None]) -> No
         Corrupt: something in the data folder is damaged.
         OverQuota: the disk is full.
         Unavailable: the data folder cannot be used.
-        SystemExit: a worker ended by itself; the log says why.
+        SystemExit: the server ended by itself, or its workers cannot start; the log says why.
     """
     configure_logging(settings.log_level, settings.log_format)
-    settings = dataclasses.replace(settings, port=find_free_port(settings.host, settings.port))
+    listener = listen(settings.host, settings.port)
+    settings = dataclasses.replace(settings, port=listener.getsockname()[1])
     folder = DataFolder(settings.data_dir)
-    with start(folder, clock=clock, draw=secrets.token_bytes) as started:
+    with listener, start(folder, clock=clock, draw=secrets.token_bytes) as started:
         first_token = None if started.first_token is None else str(started.first_token)
-        listening = Listening(settings.url, settings.data_dir.absolute(), first_token)
+        listening = Listening(settings.url, settings.address, settings.data_dir.absolute(), first_token)
         with _announced_once_listening(settings, lambda: announce(listening)):
             if settings.workers == 1:
-                _serve_in_this_process(settings)
+                _serve_in_this_process(settings, listener)
             else:
-                _serve_in_workers(settings)
+                _serve_in_workers(settings, listener)
 
 
-def _serve_in_this_process(settings: ServerSettings) -> None:
+def _serve_in_this_process(settings: ServerSettings, listener: socket.socket) -> None:
     """Serve in one process: half of the memory of a worker and its parent, and nothing that could be orphaned."""
     _limit_arenas()
+    server = _Server(_configure_server(settings, make_server(settings)))
 
     async def run() -> None:
-        server = EmbeddedServer(
-            make_server(settings),
-            address=settings.host,
-            port=settings.port,
-            interface=Interfaces.ASGI,
-            websockets=False,
-            backlog=_BACKLOG,
-            log_level=LogLevels.error,
-            log_dictconfig=library_logging(settings.log_format),
-        )
-        server.workers_kill_timeout = STOP_SECONDS
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, server.stop)
-        await server.serve()
-        if not server.interrupt_signal:
+            loop.add_signal_handler(number, server.handle_exit, number, None)
+        await server.serve([listener])
+        if not server.should_exit:
             raise SystemExit(1)  # it ended by itself, and the log says why
 
     uvloop.run(run())
 
 
-def _serve_in_workers(settings: ServerSettings) -> None:
+class _Server(uvicorn.Server):
+    """A server whose process lives on after it has stopped: uvicorn's own would end it by the signal that came."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+def _serve_in_workers(settings: ServerSettings, listener: socket.socket) -> None:
     os.environ[WORKER_SETTINGS] = render_worker_settings(settings)
-    Granian(
-        "icehouse.wiring:create_app",
-        factory=True,
-        address=settings.host,
-        port=settings.port,
-        interface=Interfaces.ASGI,
-        loop=Loops.uvloop,
+    config = _configure_server(settings, "icehouse.wiring:create_app")
+    supervisor = Multiprocess(config, sockets=[listener])
+    supervisor.run()
+    if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
+        raise SystemExit(1)  # the log says why
+
+
+def _configure_server(settings: ServerSettings, app: Server | str) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
+        http=Connection,
+        ws="none",
+        loop="uvloop",
+        interface="asgi3",
+        lifespan="on",
         workers=settings.workers,
-        websockets=False,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
         backlog=_BACKLOG,
-        log_level=LogLevels.warning,
-        log_dictconfig=library_logging(settings.log_format),
-        workers_kill_timeout=STOP_SECONDS,
-    ).serve()
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=STOP_SECONDS,
+        timeout_worker_healthcheck=_SILENT_SECONDS,
+    )
 
 
 def _limit_arenas() -> None:
@@ -324,28 +343,29 @@ def _limit_arenas() -> None:
         mallopt(_ARENA_MAX, 2)
 
 
-def find_free_port(host: str, port: int) -> int:
-    """*port*, or with 0 any port of *host* that is free.
-
-    Workers share their port with whoever lets them, so two servers would share it too, each with half of the requests;
-    this is what notices.
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that holds *port* of *host*, or with 0 any port of it that is free. It takes connections later on.
 
     Raises:
         Conflict: something else listens there, or nothing can listen on *host*.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            return int(probe.getsockname()[1])
+        listener = socket.socket(family)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
     except OSError as exc:
         raise Conflict(f"cannot listen on {host} port {port}: {exc.strerror or exc}") from exc
+    return listener
 
 
 @contextlib.contextmanager
 def _announced_once_listening(settings: ServerSettings, announce: Callable[[], None]) -> Generator[None]:
-    """Call *announce* when the port answers: only the workers know when they listen, and granian does not tell."""
+    """Call *announce* when the port answers: only the workers know when they listen."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104  compared, not used
     has_ended = threading.Event()
 

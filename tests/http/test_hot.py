@@ -30,6 +30,7 @@ from icehouse.nix import nix32
 from icehouse.nix.narinfo import parse_narinfo, render_narinfo
 from icehouse.rules.access import Permission, Token, hash_token, make_token
 from icehouse.services.access import Access, HotAccess
+from icehouse.storage.blobs import FilePart
 from tests.http.asgi_client import Answer, ask, make_scope
 from tests.http.asgi_client import Connection as ClientConnection
 
@@ -65,6 +66,9 @@ class Nar:
                 raise Corrupt("a damaged pack")
             self.blocks_read += 1
             yield self.data[place : min(place + 100, stop)]
+
+    def parts(self, start: int, stop: int) -> AsyncIterator[bytearray | FilePart]:
+        raise NotImplementedError  # these clients have no zero copy
 
 
 @dataclass

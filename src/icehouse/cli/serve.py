@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,9 +81,7 @@ def run(settings: ServerSettings) -> None:
     """Serve until a signal ends it, and print where."""
     from icehouse import wiring
 
-    # The port is chosen here, so that it can be told also where the public address has another.
-    settings = dataclasses.replace(settings, port=wiring.find_free_port(settings.host, settings.port))
-    wiring.serve(settings, lambda listening: _announce(listening, settings))
+    wiring.serve(settings, _announce)
 
 
 def _load(flags: Mapping[str, object]) -> ServerSettings:
@@ -101,8 +98,8 @@ def _load(flags: Mapping[str, object]) -> ServerSettings:
         raise typer.Exit(WRONG_USAGE if has_wrong_flag else exit_code_of(error)) from error
 
 
-def _announce(listening: Listening, settings: ServerSettings) -> None:
-    where = f", and listens on {settings.address}" if listening.url != settings.address else ""
+def _announce(listening: Listening) -> None:
+    where = f", and listens on {listening.address}" if listening.url != listening.address else ""
     typer.echo(f"Icehouse serves {listening.data_dir} at {listening.url}{where}")
     if listening.first_token is not None:
         typer.echo(f"Administrator's token, shown this once: {listening.first_token}")

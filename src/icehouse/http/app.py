@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, cast
 
@@ -31,12 +31,12 @@ from icehouse.http import (
     trust_routes,
     upload_routes,
 )
-from icehouse.http.asgi import Application, Receive, Scope, Send, answer
+from icehouse.http.asgi import Application, Header, Receive, Scope, Send, answer
 from icehouse.http.bodies import ApiRequest, find_address
 from icehouse.http.cache_files import CacheFiles, FileRoute
 from icehouse.http.errors import answer_error
 from icehouse.http.front import Front
-from icehouse.http.hot import HotParts, HotRoutes
+from icehouse.http.hot import HotParts, HotRoutes, SmallAnswer
 from icehouse.http.parts import ServerParts
 from icehouse.rules.audit import Origin
 
@@ -93,7 +93,7 @@ FILE_ROUTES: tuple[FileRoute, ...] = (
 """Every file of a cache beside those of the hot routes, and all that stock Nix uploads. The first match counts."""
 
 
-def make_app(parts: ServerParts, hot: HotParts) -> Application:
+def make_app(parts: ServerParts, hot: HotParts) -> HotRoutes:
     """The application for HTTP requests: the hot routes, before what stands around the API, before the API."""
     api = make_api(parts)
     front = Front(
@@ -157,6 +157,11 @@ class Server:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._app: Application = _answer_too_early
+
+    def answer_now(self, raw_path: bytes, headers: Iterable[Header], *, is_head: bool) -> SmallAnswer | None:
+        """See `HotRoutes.answer_now`; `None` before the server has started."""
+        app = self._app
+        return app.answer_now(raw_path, headers, is_head=is_head) if isinstance(app, HotRoutes) else None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer a request, or follow the server's life."""

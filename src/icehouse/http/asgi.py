@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -14,9 +15,30 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 
+class Head:
+    """Status and headers of small answers, all but the length of the body. Immutable."""
+
+    __slots__ = ("headers", "lines", "status")
+
+    def __init__(self, status: int, *headers: Header) -> None:
+        self.status: Final = status
+        self.headers: Final = headers
+        self.lines: Final = b"HTTP/1.1 %d %b\r\n%b" % (
+            status,
+            HTTPStatus(status).phrase.encode(),
+            b"".join(b"%b: %b\r\n" % header for header in headers),
+        )
+        """The same as HTTP/1.1 has it, without the empty line at its end."""
+
+
 def find_header(scope: Scope, name: bytes) -> bytes | None:
     """The value of the first header called *name* (small letters), or `None`."""
-    for key, value in scope["headers"]:
+    return find_value(scope["headers"], name)
+
+
+def find_value(headers: Iterable[Header], name: bytes) -> bytes | None:
+    """The value of the first of *headers* called *name* (small letters), or `None`."""
+    for key, value in headers:
         if key == name:
             return value
     return None

@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 
 from icehouse.db.serving import CacheInfoRow, NarinfoRow, NarRow, ServingQueries
 from icehouse.errors import Corrupt, IcehouseError, InvalidFormat, NotFound, Unauthenticated
-from icehouse.http.asgi import Application, Header, Receive, Scope, Send, answer, find_header
+from icehouse.http.asgi import Application, Head, Header, Receive, Scope, Send, answer, find_header, find_value
 from icehouse.http.files import (
     ACCEPT_RANGES,
     PRIVATE,
@@ -30,8 +30,9 @@ from icehouse.http.files import (
 )
 from icehouse.http.metrics import RouteCounters, ServerCounters
 from icehouse.http.ranges import ByteRange
-from icehouse.http.streaming import ClientLeft, send_blocks
+from icehouse.http.streaming import ClientLeft, has_zero_copy, send_blocks
 from icehouse.nix import nix32
+from icehouse.storage.blobs import FilePart
 
 _LETTER: Final = "[0-9a-df-np-sv-z]"
 HOT_ROUTES: Final = {
@@ -51,6 +52,15 @@ _PLAIN_TEXT: Final[Header] = (b"content-type", b"text/plain; charset=utf-8")
 _NO_STORE: Final[Header] = (b"cache-control", b"no-store")
 _CHALLENGE: Final[Header] = (b"www-authenticate", b'Basic realm="icehouse"')
 
+_PUBLIC_NARINFO: Final = Head(200, _NARINFO_TYPE, PUBLIC_HOUR)
+_PRIVATE_NARINFO: Final = Head(200, _NARINFO_TYPE, PRIVATE, VARY)
+_PUBLIC_CACHE_INFO: Final = Head(200, _CACHE_INFO_TYPE, PUBLIC_HOUR)
+_PRIVATE_CACHE_INFO: Final = Head(200, _CACHE_INFO_TYPE, PRIVATE, VARY)
+_UNKNOWN_CALLER: Final = Head(401, _PLAIN_TEXT, _NO_STORE, _CHALLENGE)
+_NOT_FOUND: Final = Head(404, _PLAIN_TEXT, _NO_STORE)
+# Without Accept-Ranges Nix gives up a download that had begun, where it would ask again for the rest.
+_FAILED: Final = Head(503, _PLAIN_TEXT, _NO_STORE, ACCEPT_RANGES)
+
 _NEXT_SIGNATURE: Final = "\nSig: "
 
 _NO_CACHE: Final = b"There is no such cache here, or none that these credentials may pull from.\n"
@@ -61,10 +71,18 @@ _OUR_FAULT: Final = b"The server could not read its database; its log has the re
 _log = structlog.get_logger(__name__)
 
 
+class OpenNar(OpenFile, Protocol):
+    """The file of a NAR."""
+
+    def parts(self, start: int, stop: int) -> AsyncIterator[bytearray | FilePart]:
+        """As `blocks`, with parts of files in place of some."""
+        ...
+
+
 class NarSource(Protocol):
     """Where the bodies of NARs come from."""
 
-    async def open_nar(self, nar_id: int) -> OpenFile:
+    async def open_nar(self, nar_id: int) -> OpenNar:
         """The NAR with that number.
 
         Raises:
@@ -89,6 +107,13 @@ class HotParts:
     counters: ServerCounters
 
 
+class SmallAnswer(NamedTuple):
+    """A whole answer that is made at once. Its head is one of few, which are written down before."""
+
+    head: Head
+    body: bytes
+
+
 class HotRoutes:
     """The ASGI application: answers the binary cache's routes and hands all else to *rest*."""
 
@@ -105,64 +130,73 @@ class HotRoutes:
         self._cache_info = parts.counters.route("nix-cache-info")
         self._rest = rest
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Answer one request, or hand it on."""
-        if scope["type"] != "http":
-            return self._rest(scope, receive, send)
-        match = HOT_PATH.fullmatch(scope["raw_path"])
+    def answer_now(self, raw_path: bytes, headers: Iterable[Header], *, is_head: bool) -> SmallAnswer | None:
+        """The answer to GET or HEAD for a narinfo or a nix-cache-info; `None` for every other path.
+
+        *headers* are the request's, with their names in small letters. All of it happens here, so the caller must send
+        the answer. With *is_head* the body, which the answer has nevertheless, is not counted as sent.
+        """
+        match = HOT_PATH.fullmatch(raw_path)
         if match is None:
-            return self._rest(scope, receive, send)
-        method = scope["method"]
-        if method not in {"GET", "HEAD"}:
-            return self._rest(scope, receive, send)
+            return None
         cache, hash_part, nar_hash = match.groups()
         if hash_part is not None:
-            return self._answer_narinfo(scope, send, cache.decode(), hash_part.decode(), is_head=method == "HEAD")
-        if nar_hash is not None:
-            return self._answer_nar(scope, receive, send, cache.decode(), nar_hash.decode())
-        return self._answer_cache_info(scope, send, cache.decode(), is_head=method == "HEAD")
+            return self._answer_narinfo(cache.decode(), hash_part.decode(), headers, is_head=is_head)
+        if nar_hash is None:
+            return self._answer_cache_info(cache.decode(), headers, is_head=is_head)
+        return None
 
-    async def _answer_narinfo(self, scope: Scope, send: Send, cache: str, hash_part: str, *, is_head: bool) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or hand it on."""
+        if scope["type"] != "http" or scope["method"] not in {"GET", "HEAD"}:
+            await self._rest(scope, receive, send)
+            return
+        is_head = scope["method"] == "HEAD"
+        match = HOT_PATH.fullmatch(scope["raw_path"])
+        if match is None:
+            await self._rest(scope, receive, send)
+            return
+        cache, _, nar_hash = match.groups()
+        small = self.answer_now(scope["raw_path"], scope["headers"], is_head=is_head)
+        if small is not None:
+            await answer(send, small.head.status, small.head.headers, small.body, is_head=is_head)
+        else:
+            await self._answer_nar(scope, receive, send, cache.decode(), nar_hash.decode())
+
+    def _answer_narinfo(self, cache: str, hash_part: str, headers: Iterable[Header], *, is_head: bool) -> SmallAnswer:
         # The shortest way of all routes: every step of it is in the requests per second that `make bench` compares.
         began = time.perf_counter()
         try:
             row = self._queries.find_narinfo(cache, hash_part)
             if row is None or not row[0]:
-                self._check_pull(find_header(scope, b"authorization"), cache, row is not None)
+                self._check_pull(find_value(headers, b"authorization"), cache, row is not None)
         except (IcehouseError, sqlite3.Error) as exc:
-            return await _refuse(send, exc, counters=self._narinfo, began=began, is_head=is_head)
+            return _refuse(exc, counters=self._narinfo, began=began, is_head=is_head)
         assert row is not None  # noqa: S101  `check_pull` never passes for an absent cache
         path_id = row[2]
         if path_id is None:
-            status = 404
-            headers: list[Header] = [_PLAIN_TEXT, _NO_STORE]
+            head = _NOT_FOUND
             body = b"No such store path. Why: GET /api/v1/caches/%b/why/%b\n" % (cache.encode(), hash_part.encode())
         else:
-            status = 200
-            headers = [_NARINFO_TYPE, PUBLIC_HOUR] if row[0] else [_NARINFO_TYPE, PRIVATE, VARY]
+            head = _PUBLIC_NARINFO if row[0] else _PRIVATE_NARINFO
             body = render_row(row, hash_part)
             self._note_use(path_id, self._clock())
-        headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        sent = b"" if is_head else body
-        await send({"type": "http.response.body", "body": sent})
-        self._narinfo.count(status, time.perf_counter() - began, len(sent))
-        return None
+        self._narinfo.count(head.status, time.perf_counter() - began, 0 if is_head else len(body))
+        return SmallAnswer(head, body)
 
-    async def _answer_cache_info(self, scope: Scope, send: Send, cache: str, *, is_head: bool) -> None:
+    def _answer_cache_info(self, cache: str, headers: Iterable[Header], *, is_head: bool) -> SmallAnswer:
         began = time.perf_counter()
         try:
             row = self._queries.find_cache_info(cache)
             if row is None or not row.is_public:
-                self._check_pull(find_header(scope, b"authorization"), cache, row is not None)
+                self._check_pull(find_value(headers, b"authorization"), cache, row is not None)
         except (IcehouseError, sqlite3.Error) as exc:
-            return await _refuse(send, exc, counters=self._cache_info, began=began, is_head=is_head)
+            return _refuse(exc, counters=self._cache_info, began=began, is_head=is_head)
         assert row is not None  # noqa: S101  as above
         body = render_cache_info(row)
-        headers = [_CACHE_INFO_TYPE, PUBLIC_HOUR] if row.is_public else [_CACHE_INFO_TYPE, PRIVATE, VARY]
-        await answer(send, 200, headers, body, is_head=is_head)
-        self._cache_info.count(200, time.perf_counter() - began, 0 if is_head else len(body))
-        return None
+        head = _PUBLIC_CACHE_INFO if row.is_public else _PRIVATE_CACHE_INFO
+        self._cache_info.count(head.status, time.perf_counter() - began, 0 if is_head else len(body))
+        return SmallAnswer(head, body)
 
     async def _answer_nar(self, scope: Scope, receive: Receive, send: Send, cache: str, nar_hash: str) -> None:
         began = time.perf_counter()
@@ -175,7 +209,8 @@ class HotRoutes:
                 return await self._rest(scope, receive, send)  # it may be the name under which stock Nix uploaded one
             nar = await self._nars.open_nar(row.nar_id)
         except (IcehouseError, sqlite3.Error) as exc:
-            return await _refuse(send, exc, counters=self._nar, began=began, is_head=is_head, missing=missing)
+            refusal = _refuse(exc, counters=self._nar, began=began, is_head=is_head, missing=missing)
+            return await answer(send, refusal.head.status, refusal.head.headers, refusal.body, is_head=is_head)
         if row.hidden_at is None:
             self._note_use(row.path_id, self._clock())
         status, headers, part = plan_nar_answer(scope, row, nar.file_size)
@@ -185,7 +220,8 @@ class HotRoutes:
             if part is None or is_head:
                 await send({"type": "http.response.body", "body": b""})
             else:
-                sent = await send_blocks(nar.blocks(part.start, part.stop), receive, send)
+                read = nar.parts if has_zero_copy(scope) else nar.blocks
+                sent = await send_blocks(read(part.start, part.stop), receive, send)
         except ClientLeft:
             _log.debug("client left", cache=cache, nar_hash=nar_hash)
         except IcehouseError as exc:
@@ -234,17 +270,16 @@ def plan_nar_answer(scope: Scope, row: NarRow, file_size: int) -> tuple[int, lis
     return plan_file_answer(scope, headers=headers, etag=b'"%b"' % row.file_hash.hex().encode(), file_size=file_size)
 
 
-async def _refuse(
-    send: Send, error: Exception, *, counters: RouteCounters, began: float, is_head: bool, missing: bytes = _NO_CACHE
-) -> None:
+def _refuse(
+    error: Exception, *, counters: RouteCounters, began: float, is_head: bool, missing: bytes = _NO_CACHE
+) -> SmallAnswer:
     match error:
         case Unauthenticated():
-            status, headers, body = 401, [_PLAIN_TEXT, _NO_STORE, _CHALLENGE], _NO_CREDENTIALS
+            head, body = _UNKNOWN_CALLER, _NO_CREDENTIALS
         case NotFound():
-            status, headers, body = 404, [_PLAIN_TEXT, _NO_STORE], missing
+            head, body = _NOT_FOUND, missing
         case _:
             _log.error("hot route failed", route=counters.route, error=str(error))
-            # Without Accept-Ranges Nix gives up a download that had begun, where it would ask again for the rest.
-            status, headers, body = 503, [_PLAIN_TEXT, _NO_STORE, ACCEPT_RANGES], _OUR_FAULT
-    await answer(send, status, headers, body, is_head=is_head)
-    counters.count(status, time.perf_counter() - began, 0 if is_head else len(body))
+            head, body = _FAILED, _OUR_FAULT
+    counters.count(head.status, time.perf_counter() - began, 0 if is_head else len(body))
+    return SmallAnswer(head, body)

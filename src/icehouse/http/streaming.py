@@ -7,18 +7,30 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from icehouse.errors import InvalidFormat, TooLarge
-from icehouse.http.asgi import Receive, Send
+from icehouse.http.asgi import Receive, Scope, Send
+from icehouse.storage.blobs import FilePart
 
 IDLE_SECONDS: Final = 120
 """How long a body may pause. Whoever sends holds one of few places."""
+
+
+ZERO_COPY: Final = "http.response.zerocopysend"
+"""The extension of ASGI by which the kernel copies bytes of a file into the connection."""
 
 
 class ClientLeft(Exception):
     """The client closed the connection before its request or its answer was complete."""
 
 
-async def send_blocks(blocks: AsyncIterator[bytes | bytearray], receive: Receive, send: Send) -> int:
+def has_zero_copy(scope: Scope) -> bool:
+    """Whether the server that got this request takes parts of files."""
+    return ZERO_COPY in (scope.get("extensions") or {})
+
+
+async def send_blocks(blocks: AsyncIterator[bytes | bytearray | FilePart], receive: Receive, send: Send) -> int:
     """Send *blocks* as the rest of a body whose start was sent, and give the number of bytes sent.
+
+    Parts of files are only for a server that has `ZERO_COPY`.
 
     The server waits in `send` while the client is slow, and says nothing there when the client is gone; that is only
     to be heard from `receive`, which is listened to beside. When the client leaves, no further block is asked for.
@@ -32,8 +44,13 @@ async def send_blocks(blocks: AsyncIterator[bytes | bytearray], receive: Receive
         async for block in blocks:
             if leaving.done():
                 raise ClientLeft
-            await send({"type": "http.response.body", "body": block, "more_body": True})
-            sent += len(block)
+            if isinstance(block, FilePart):
+                part = {"file": block.descriptor, "offset": block.offset, "count": block.size}
+                await send({"type": ZERO_COPY, "more_body": True, **part})
+                sent += block.size
+            else:
+                await send({"type": "http.response.body", "body": block, "more_body": True})
+                sent += len(block)
         if leaving.done():
             raise ClientLeft
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,259 @@
+"""One connection of a client: uvicorn's own, and in front of it a short way for the small answers of a binary cache.
+
+A request for a narinfo is answered in the call that brings its last byte: no task, no messages, one write. Everything
+else is uvicorn's, beside limits that it does not have: for what a client may send without getting on, and for how long
+it may say nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any, Final, Protocol, cast
+
+import httptools
+import structlog
+from uvicorn import Config
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from icehouse.http.asgi import Header, Message
+from icehouse.http.hot import SmallAnswer
+from icehouse.http.streaming import ZERO_COPY
+
+IDLE_SECONDS: Final = 75
+"""How long a connection may wait for the whole head of a request, the first one or the next. Nix and curl reuse one for
+longer, and open another where it is closed."""
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Of a request's head, and of whatever else brings neither the end of a head nor a byte of a body, as trailers."""
+
+_WAITING_BYTES: Final = 64 * 1024
+
+_LINES_OF_BODIES: Final = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
+
+_REFUSALS: Final = {
+    400: b"HTTP/1.1 400 Bad Request\r\n",
+    431: b"HTTP/1.1 431 Request Header Fields Too Large\r\n",
+}
+
+_log = structlog.get_logger(__name__)
+
+
+class QuickApplication(Protocol):
+    """The ASGI application, with the answers that it can give at once."""
+
+    def answer_now(self, raw_path: bytes, headers: list[Header], *, is_head: bool) -> SmallAnswer | None:
+        """See `icehouse.http.hot.HotRoutes.answer_now`."""
+        ...
+
+
+class Connection(HttpToolsProtocol):
+    """The protocol of one connection. Belongs to the event loop."""
+
+    parser: httptools.HttpRequestParser  # pyright: ignore[reportIncompatibleVariableOverride]  None once the connection is lost
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._answer_now = cast("QuickApplication", config.loaded_app).answer_now
+        self._steps = 0
+        """Ends of heads, pieces of bodies and ends of messages that came so far."""
+        self._bytes_without_step = 0
+        self._is_answered = False
+        """Whether the request that is being read was answered on the short way."""
+        self._has_ended = False
+        """Whether the client will send no more."""
+        self._waiting_since = 0.0
+        self._idle_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._waiting_since = self.loop.time()
+        self._idle_timer = self.loop.call_later(IDLE_SECONDS, self._close_if_idle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Whatever is under way hears of it from `receive`."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; answer what is whole."""
+        self._unset_keepalive_if_required()
+        steps = self._steps
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # We speak nothing else, so the request is answered as it is; what follows it may be something else.
+            self.cycle.keep_alive = False
+        except httptools.HttpParserError as exc:
+            _log.debug("malformed request", error=str(exc))
+            self._refuse(400)
+        if self._steps != steps:
+            self._bytes_without_step = 0
+        else:
+            self._bytes_without_step += len(data)
+            if self._bytes_without_step > MAX_HEAD_BYTES:
+                self._refuse(431)
+
+    def on_message_begin(self) -> None:
+        """Of the parser. What uvicorn prepares here is prepared only for requests that it answers."""
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def on_headers_complete(self) -> None:
+        """Of the parser: answer at once, or let a task do it."""
+        self._steps += 1
+        if self._is_waiting() and not self.flow.write_paused and self._answer_at_once():
+            self._is_answered = True
+            return
+        url, headers, expect_100_continue = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expect_100_continue
+        self.headers.extend(headers)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Of the parser."""
+        self._steps += 1
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Of the parser."""
+        self._steps += 1
+        if self._is_answered:
+            self._is_answered = False
+        else:
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request."""
+        super().on_response_complete()
+        self._waiting_since = self.loop.time()
+
+    def eof_received(self) -> bool | None:  # pyright: ignore[reportIncompatibleMethodOverride]  as asyncio has it
+        """A client that ended its side within a body is still told what is wrong; any other one has left."""
+        self._has_ended = True
+        if self._is_waiting() or not self.cycle.more_body:
+            return None
+        self.cycle.keep_alive = False
+        self.cycle.message_event.set()
+        return True
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        async def run(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401  uvicorn's types are unions of dicts
+            scope["extensions"] = {ZERO_COPY: {}}
+
+            async def receive_to_the_end() -> Message:
+                if not (self._has_ended and cycle.more_body and not cycle.body):
+                    message = await receive()
+                    if not (self._has_ended and message.get("more_body") and not message["body"]):
+                        return message
+                return {"type": "http.disconnect"}
+
+            async def send_any(message: Message) -> None:
+                if message["type"] == ZERO_COPY:
+                    await self._send_file(cycle, message)
+                else:
+                    await send(message)
+
+            await app(scope, cast("Any", receive_to_the_end), cast("Any", send_any))
+
+        super()._start_asgi_task(cycle, run)
+
+    async def _send_file(self, cycle: RequestResponseCycle, message: Message) -> None:
+        """Have the kernel copy a part of a file, which is in memory, into the connection.
+
+        Nothing may be left in the buffer of the transport then, or bytes would overtake others. Where the connection
+        takes no more, one small piece goes through the transport, which waits as it does for any other.
+
+        Raises:
+            RuntimeError: the file is shorter.
+        """
+        file, offset, left = cast("tuple[int, int, int]", (message["file"], message["offset"], message["count"]))
+        if self.transport.is_closing():
+            return
+        self.transport.set_write_buffer_limits(high=0)  # then `drain` waits until all of it is out
+        socket: int = self.transport.get_extra_info("socket").fileno()
+        while left:
+            await self._flush()
+            if self.transport.is_closing():
+                return
+            try:
+                sent = os.sendfile(socket, file, offset, left)
+            except BlockingIOError:
+                piece = os.pread(file, min(left, _WAITING_BYTES), offset)
+                self.transport.write(piece)
+                sent = len(piece)
+            except OSError:
+                self.transport.abort()
+                return
+            if not sent:
+                raise RuntimeError("a file became shorter while it was sent")
+            offset += sent
+            left -= sent
+            cycle.expected_content_length -= sent
+        await asyncio.sleep(0)  # others have their turn, however fast this client reads
+
+    async def _flush(self) -> None:
+        while not self.transport.is_closing() and self.transport.get_write_buffer_size():
+            if self.flow.write_paused:
+                await self.flow.drain()
+            else:
+                await asyncio.sleep(0)
+
+    def _is_waiting(self) -> bool:
+        """Whether all requests that began are answered."""
+        return self.cycle is None or self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]  None before the first
+
+    def _answer_at_once(self) -> bool:
+        """Answer the request whose head was read, if that can be done at once, and it has no body."""
+        method = self.parser.get_method()
+        if method not in {b"GET", b"HEAD"} or not self.parser.should_keep_alive():
+            return False
+        headers = self.headers
+        for name, _ in headers:
+            if name in _LINES_OF_BODIES:
+                return False
+        is_head = method == b"HEAD"
+        answer = self._answer_now(self.url, headers, is_head=is_head)
+        if answer is None:
+            return False
+        head, body = answer
+        lines = b"%bcontent-length: %d\r\n%b\r\n" % (head.lines, len(body), self._common_lines())
+        self.transport.write(lines if is_head else lines + body)
+        self._waiting_since = self.loop.time()
+        return True
+
+    def _common_lines(self) -> bytes:
+        """What stands in every answer: the date, which the server renews each second."""
+        headers = self.server_state.default_headers
+        global _common  # noqa: PLW0603
+        if headers is not _common[0]:
+            _common = (headers, b"".join(b"%b: %b\r\n" % header for header in headers))
+        return _common[1]
+
+    def _close_if_idle(self) -> None:
+        left = self._waiting_since + IDLE_SECONDS - self.loop.time() if self._is_waiting() else IDLE_SECONDS
+        if left > 0:
+            self._idle_timer = self.loop.call_later(left, self._close_if_idle)
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+    def _refuse(self, status: int) -> None:
+        """Answer what is no request, and close."""
+        if not self.transport.is_closing():
+            self.transport.write(_REFUSALS[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+            self.transport.close()
+
+
+_common: tuple[list[Header], bytes] = ([], b"")

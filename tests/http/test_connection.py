@@ -1,0 +1,283 @@
+"""What one connection may carry, and what it may not, as clients of a real server see it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any, cast
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from icehouse.http.asgi import Receive, Scope, Send
+from icehouse.http.connection import IDLE_SECONDS, MAX_HEAD_BYTES, Connection
+from icehouse.http.streaming import ZERO_COPY, has_zero_copy
+from tests.http.running import RunningServer
+
+ABSENT = "/nowhere/nix-cache-info"
+
+
+@pytest.fixture(scope="module")
+def cache(server: RunningServer) -> str:
+    server.create_cache("quick")
+    return "/quick"
+
+
+def exchange(server: RunningServer, requests: bytes, answers: int) -> list[bytes]:
+    """Send *requests* at once, and read so many answers that have a length."""
+    with closing(server.connect()) as connection:
+        connection.sendall(requests)
+        return [read_answer(connection) for _ in range(answers)]
+
+
+def read_answer(connection: socket.socket, *, is_head: bool = False) -> bytes:
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = connection.recv(1)
+        assert byte, head
+        head += byte
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    body = b""
+    while not is_head and len(body) < length:
+        body += connection.recv(length - len(body))
+    return head + body
+
+
+def get(path: str, *lines: str, method: str = "GET") -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *lines, "", ""]).encode()
+
+
+def test_an_answer_given_at_once_has_the_headers_of_any_other(server: RunningServer, cache: str) -> None:
+    (quick,) = exchange(server, get(f"{cache}/nix-cache-info"), 1)
+    with_body = get(f"{cache}/nix-cache-info", "Content-Length: 2") + b"{}"
+    (other,) = exchange(server, with_body, 1)
+
+    def without_date(answer: bytes) -> list[bytes]:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        lines = head.split(b"\r\n")
+        assert sum(line.startswith(b"date: ") for line in lines) == 1
+        return sorted(line for line in [*lines, body] if not line.startswith(b"date: "))
+
+    assert without_date(quick) == without_date(other)
+
+
+def test_requests_that_come_together_are_answered_in_their_order(server: RunningServer, cache: str) -> None:
+    paths = [
+        "/health",
+        f"{cache}/nix-cache-info",
+        ABSENT,
+        "/health",
+        f"{cache}/nix-cache-info",
+        f"{cache}/nix-cache-info",
+    ]
+    answers = exchange(server, b"".join(get(path) for path in paths), len(paths))
+    statuses = [answer.split()[1] for answer in answers]
+    assert statuses == [b"200", b"200", b"401", b"200", b"200", b"200"]
+    assert [b"StoreDir" in answer for answer in answers] == [False, True, False, False, True, True]
+
+
+def test_a_request_in_pieces_is_answered_when_it_is_whole(server: RunningServer, cache: str) -> None:
+    with closing(server.connect()) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in get(f"{cache}/nix-cache-info"):
+            connection.sendall(bytes([byte]))
+        assert b"StoreDir" in read_answer(connection)
+
+
+def test_a_client_that_asks_much_before_it_reads_gets_all_of_it(server: RunningServer, cache: str) -> None:
+    count = 20_000
+    with closing(server.connect()) as connection:
+        sending = threading.Thread(target=connection.sendall, args=(get(f"{cache}/nix-cache-info") * count,))
+        sending.start()
+        answers = [read_answer(connection) for _ in range(count)]
+        sending.join()
+    assert len({answer.partition(b"\r\n\r\n")[2] for answer in answers}) == 1
+
+
+def test_head_is_answered_without_a_body(server: RunningServer, cache: str) -> None:
+    with closing(server.connect()) as connection:
+        connection.sendall(get(f"{cache}/nix-cache-info", method="HEAD") + get("/health"))
+        assert b"text/x-nix-cache-info" in read_answer(connection, is_head=True)
+        assert read_answer(connection).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "request_text", ["GET {path} HTTP/1.0\r\n\r\n", "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"]
+)
+def test_a_client_that_wants_no_more_is_told_by_the_end(server: RunningServer, cache: str, request_text: str) -> None:
+    answer = server.send_raw(request_text.format(path=f"{cache}/nix-cache-info").encode())
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"Priority: 41\n")
+
+
+def test_who_wants_another_protocol_is_answered_in_this_one(server: RunningServer, cache: str) -> None:
+    lines = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA")
+    answer = server.send_raw(get(f"{cache}/nix-cache-info", *lines))
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"Priority: 41\n")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"400"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100), b"400"),
+        (b"GET /a b HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost : x\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 3 * MAX_HEAD_BYTES, b"431"),
+        (b"GET /" + b"x" * 3 * MAX_HEAD_BYTES, b"431"),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * MAX_HEAD_BYTES, b"431"),
+    ],
+)
+def test_what_is_no_request_ends_the_connection(server: RunningServer, sent: bytes, status: bytes) -> None:
+    with closing(server.connect()) as connection:
+        try:
+            connection.sendall(sent)
+            answer = connection.recv(1000)
+        except ConnectionError:
+            return  # it ended before all was sent
+        assert answer.split()[1] == status
+        assert b"connection: close" in answer
+
+
+def test_trailers_without_end_are_not_gathered(server: RunningServer) -> None:
+    request = get("/api/v1/caches", "Transfer-Encoding: chunked", method="POST") + b"0\r\n"
+    with closing(server.connect()) as connection, pytest.raises(ConnectionError):
+        connection.sendall(request + b"X-Trailer: y\r\n" * 2_000_000)
+
+
+def test_a_client_that_says_nothing_is_let_go() -> None:
+    loop = FakeLoop()
+    connection = Connection(configure(Quiet()), ServerState(), {}, cast("asyncio.AbstractEventLoop", loop))
+    transport = FakeTransport()
+    connection.connection_made(cast("asyncio.Transport", transport))
+    connection.data_received(b"GET / HTTP/1.1\r\n")
+    loop.pass_time(IDLE_SECONDS - 1)
+    connection.data_received(b"Host: x\r\n")  # which is no whole head
+    assert not transport.is_closing()
+    loop.pass_time(1)
+    assert transport.is_closing()
+
+
+def configure(app: object) -> uvicorn.Config:
+    return uvicorn.Config(
+        cast("Any", app),
+        http=Connection,
+        ws="none",
+        interface="asgi3",
+        proxy_headers=False,
+        log_config=None,
+        timeout_keep_alive=IDLE_SECONDS,
+    )
+
+
+class Quiet:
+    def answer_now(self, _raw_path: bytes, _headers: object, *, is_head: bool) -> None:
+        assert not is_head
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
+class FakeLoop:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: list[tuple[float, Callable[[], None]]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, call: Callable[[], None]) -> None:
+        self.calls.append((self.now + delay, call))
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        due = [call for time, call in self.calls if time <= self.now]
+        self.calls = [(time, call) for time, call in self.calls if time > self.now]
+        for call in due:
+            call()
+
+
+class FakeTransport:
+    def __init__(self) -> None:
+        self._is_closing = False
+
+    def get_extra_info(self, _name: str, default: object = None) -> object:
+        return default
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def close(self) -> None:
+        self._is_closing = True
+
+
+class Files:
+    """An application that sends *data*, which is in *file*, in parts of the file and in blocks, by turns."""
+
+    def __init__(self, data: bytes, file: int) -> None:
+        self.data = data
+        self._file = file
+
+    def answer_now(self, _raw_path: bytes, _headers: object, *, is_head: bool) -> None:
+        assert not is_head
+
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        assert has_zero_copy(scope)
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(self.data))]}
+        )
+        sizes = random.Random(1)
+        position = 0
+        while position < len(self.data):
+            size = min(sizes.choice([1, 3000, 700_000]), len(self.data) - position)
+            message: dict[str, Any] = {"type": "http.response.body", "body": self.data[position : position + size]}
+            if sizes.random() < 0.5:
+                message = {"type": ZERO_COPY, "file": self._file, "offset": position, "count": size}
+            await send(message | {"more_body": True})
+            position += size
+        await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("receive_buffer", [100_000, 4_000_000])
+async def test_parts_of_files_and_blocks_arrive_in_their_order(receive_buffer: int) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(os.urandom(4_000_000))
+        file.flush()
+        file.seek(0)
+        await download_thrice(Files(file.read(), file.fileno()), receive_buffer)
+
+
+async def download_thrice(app: Files, receive_buffer: int) -> None:
+    config = configure(app)
+    state = ServerState()
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(lambda: Connection(config, state, {}), "127.0.0.1", 0)
+    port: int = listener.sockets[0].getsockname()[1]
+
+    def download(times: int) -> list[bool]:
+        with closing(socket.socket()) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            client.connect(("127.0.0.1", port))
+            found: list[bool] = []
+            for _ in range(times):
+                client.sendall(get("/"))
+                found.append(read_answer(client).partition(b"\r\n\r\n")[2] == app.data)
+            return found
+
+    assert await asyncio.to_thread(download, 2) == [True, True]
+    with closing(socket.create_connection(("127.0.0.1", port))) as leaving:
+        await asyncio.to_thread(leaving.sendall, get("/"))
+        await asyncio.to_thread(leaving.recv, 1000)
+    assert await asyncio.to_thread(download, 1) == [True]
+    listener.close()
+    await listener.wait_closed()
