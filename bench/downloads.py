@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.corpora import bench_folder, make_large_corpus, make_plain_corpus
 from bench.load import measure_download
 from bench.nginx import Nginx
-from bench.processes import peak_memory_bytes, reset_peak_memory
+from bench.processes import Served, cpu_seconds, peak_memory_bytes, reset_peak_memory
 from bench.rounds import Series, interleave
 from bench.server import IcehouseServer
 from bench.table import Row, at_least, at_most, compared, measured
@@ -40,17 +40,19 @@ def measure_downloads(rounds: int) -> list[Row]:
                 for discard in (False, True):
                     found = interleave(
                         {
-                            url: _downloads(f"{url}/{name}", connections, discard=discard)
-                            for url in (ours.cache_url, theirs.url)
+                            url: _downloads(pid, f"{url}/{name}", connections, discard=discard)
+                            for pid, url in ((ours.pid, ours.cache_url), (theirs.pid, theirs.url))
                         },
                         rounds=rounds,
                     )
-                    mine, its = (Series(values) for values in found.values())
+                    mine, its = (Series([served.per_second for served in values]) for values in found.values())
+                    my_cost, its_cost = (Series([served.cpu_seconds for served in values]) for values in found.values())
                     what = f"download of a {title} NAR over {connections}"
                     if discard:
                         rows.append(compared(f"{what}, discarded unread", mine, its, "B/s"))
                     else:
                         rows.append(compared(what, mine, its, "B/s", at_least(0.9)))
+                        rows.append(compared("… processor time of the server for each", my_cost, its_cost, "s"))
         peak = peak_memory_bytes(ours.pid)
     goal = at_most(SERVER_PEAK_BYTES, "300 MB")
     return [*rows, measured("peak memory of the server, downloads", peak, "B", goal)]
@@ -79,12 +81,14 @@ def find_narinfo(server: IcehouseServer, path: str) -> NarInfo:
     return parse_narinfo(server.read(f"{path.rpartition('/')[2][:32]}.narinfo"))
 
 
-def _downloads(url: str, connections: int, *, discard: bool) -> Callable[[], float]:
-    """Bytes a second."""
+def _downloads(pid: int, url: str, connections: int, *, discard: bool) -> Callable[[], Served]:
+    """Bytes a second, from the server that is process *pid*."""
     times = _DOWNLOADS_OF_ONE if connections == 1 else 1
 
-    def measure() -> float:
+    def measure() -> Served:
+        before = cpu_seconds(pid)
         speeds = [measure_download(url, connections=connections, discard=discard) for _ in range(times)]
-        return times / sum(1 / speed for speed in speeds)
+        cost = (cpu_seconds(pid) - before) / (times * connections)
+        return Served(times / sum(1 / speed for speed in speeds), cost)
 
     return measure

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, insert, select
 from bench.corpora import bench_folder
 from bench.load import measure_requests
 from bench.nginx import Nginx
+from bench.processes import Served, cpu_seconds
 from bench.rounds import Series, interleave
 from bench.server import CACHE, IcehouseServer
 from bench.table import Row, at_least, compared
@@ -45,25 +46,34 @@ def measure_narinfos(rounds: int) -> list[Row]:
     ):
         many.check(ours)
 
-        def rate(url: str, paths: list[str]) -> Callable[[], float]:
-            return lambda: measure_requests(url, paths, connections=_CONNECTIONS, seconds=_SECONDS, seed=1).per_second
+        def rate(server: IcehouseServer | Nginx, paths: list[str]) -> Callable[[], Served]:
+            def measure() -> Served:
+                before = cpu_seconds(server.pid)
+                url = server.cache_url if isinstance(server, IcehouseServer) else server.url
+                found = measure_requests(url, paths, connections=_CONNECTIONS, seconds=_SECONDS, seed=1)
+                return Served(found.per_second, (cpu_seconds(server.pid) - before) / found.requests)
+
+            return measure
 
         found = interleave(
             {
-                "hits": rate(ours.cache_url, present),
-                "nginx": rate(theirs.url, present),
-                "misses": rate(ours.cache_url, absent),
-                "nginx misses": rate(theirs.url, absent),
-                "few": rate(small.cache_url, some),
+                "hits": rate(ours, present),
+                "nginx": rate(theirs, present),
+                "misses": rate(ours, absent),
+                "nginx misses": rate(theirs, absent),
+                "few": rate(small, some),
             },
             rounds=rounds,
         )
-    rates = {name: Series(values) for name, values in found.items()}
+    rates = {name: Series([served.per_second for served in values]) for name, values in found.items()}
+    costs = {name: Series([served.cpu_seconds for served in values]) for name, values in found.items()}
     return [
         compared("narinfo hits, of nginx's", rates["hits"], rates["nginx"], "/s", at_least(0.5)),
+        compared("… processor time of the server for each", costs["hits"], costs["nginx"], "s"),
         compared("narinfo 404s, of our hits", rates["misses"], rates["hits"], "/s", at_least(1)),
         compared("narinfo hits, of those at 1,000 paths", rates["hits"], rates["few"], "/s", at_least(0.85)),
         compared("narinfo 404s, of nginx's", rates["misses"], rates["nginx misses"], "/s"),
+        compared("… processor time of the server for each", costs["misses"], costs["nginx misses"], "s"),
     ]
 
 

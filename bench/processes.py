@@ -44,6 +44,16 @@ def cpu_seconds(pid: int) -> float:
     return sum(_cpu_ticks(member) for member in _family(pid)) / os.sysconf("SC_CLK_TCK")
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a server did while it was asked."""
+
+    per_second: float
+    """Requests or bytes, as a client counts them."""
+    cpu_seconds: float
+    """Of the server, for each request."""
+
+
 def peak_memory_bytes(pid: int) -> int:
     """The largest resident memory of the process and of each living descendant, added: never less than the truth."""
     return sum(_peak(member) for member in _family(pid))

@@ -75,6 +75,10 @@ def amount(value: float, unit: str) -> str:
                         else f"{value / factor:,.0f} {name}{unit}"
                     )
             return f"{value:,.0f} {unit}"
+        case "s" if value < 1e-3:
+            return f"{value * 1e6:.1f} µs"
+        case "s" if value < 0.1:
+            return f"{value * 1e3:.0f} ms"
         case "s":
             return f"{value:.2f} s"
         case _:
