@@ -48,9 +48,9 @@ def make_rows_before_bytes() -> None:
 def delete_bytes_before_rows() -> None:
     delete = Collector._delete
 
-    def delete_bytes_first(self: Collector, domain_id: int, pack: PackFacts) -> bool:
+    def delete_bytes_first(self: Collector, domain_id: int, pack: PackFacts, now: int) -> bool:
         self._blobs.delete(pack_key(domain_id, pack.name))
-        return delete(self, domain_id, pack)
+        return delete(self, domain_id, pack, now)
 
     patch.object(Collector, "_delete", delete_bytes_first).start()
 
