@@ -35,6 +35,7 @@ from icehouse.db.serving import ServingQueries
 from icehouse.errors import Conflict
 from icehouse.http.app import Server
 from icehouse.http.connection import IDLE_SECONDS, Connection
+from icehouse.http.front import find_client, parse_networks
 from icehouse.http.hot import HotParts
 from icehouse.http.metrics import ServerCounters
 from icehouse.http.parts import ServerParts
@@ -225,6 +226,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             note_use=access_times.note,
             clock=clock,
             counters=counters,
+            find_client=partial(find_client, trusted=parse_networks(settings.trusted_proxies)),
         )
         yield parts, hot
 

@@ -24,6 +24,7 @@ from icehouse.errors import (
     Unauthenticated,
     Unavailable,
 )
+from icehouse.rules.access import make_token
 
 
 def icehouse(home: Path, *arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
@@ -162,9 +163,20 @@ def test_a_server_that_is_not_there_leaves_with_5(tmp_path: Path) -> None:
 
 
 def test_a_login_that_fails_is_not_kept(tmp_path: Path) -> None:
-    done = icehouse(tmp_path, "login", "http://127.0.0.1:9", "--token", "ice_x")
+    done = icehouse(tmp_path, "login", "http://127.0.0.1:9", "--token", make_token(bytes(32)))
     assert done.returncode == 5
     assert not (tmp_path / ".config").exists()
+
+
+def test_a_mistyped_token_is_found_out_before_any_request(tmp_path: Path) -> None:
+    wrong = f"{make_token(bytes(32))[:-1]}x"
+    for done in (
+        icehouse(tmp_path, "login", "http://127.0.0.1:9", "--token", wrong),
+        icehouse(tmp_path, "cache", "list", ICEHOUSE_URL="http://127.0.0.1:9", ICEHOUSE_TOKEN=wrong),
+    ):
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "token: its checksum is wrong, so a character is missing or was changed" in done.stderr
+        assert wrong not in done.stderr
 
 
 def test_pushing_no_path_is_no_error(tmp_path: Path) -> None:

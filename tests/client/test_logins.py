@@ -16,14 +16,16 @@ from icehouse.client.logins import (
     require_token,
 )
 from icehouse.errors import Conflict, InvalidFormat, NotFound
+from icehouse.rules.access import make_token
 
 A, B = "https://a.example.org", "http://b.example.org:8080/prefix"
-LOGINS = Logins(A, {A: "ice_a", B: "ice_b"})
+TOKEN_A, TOKEN_B, TOKEN_X = (make_token(letter * 32) for letter in (b"a", b"b", b"x"))
+LOGINS = Logins(A, {A: TOKEN_A, B: TOKEN_B})
 
 
 def test_logins_are_read_as_they_were_written(tmp_path: Path) -> None:
     file = tmp_path / "icehouse" / "config.toml"
-    logins = Logins().added(Login(B, "ice_b")).added(Login("https://c")).added(Login(A, "ice_a"))
+    logins = Logins().added(Login(B, TOKEN_B)).added(Login("https://c")).added(Login(A, TOKEN_A))
     logins.write(file)
     assert Logins.read(file) == logins
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -42,20 +44,20 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_tokens_do_not_show_in_repr() -> None:
-    assert "ice_a" not in repr(LOGINS) + repr(default_login(LOGINS, {}))
+    assert TOKEN_A not in repr(LOGINS) + repr(default_login(LOGINS, {}))
 
 
 @pytest.mark.parametrize(
     ("text", "environment", "login", "name"),
     [
-        ("team", {}, Login(A, "ice_a"), "team"),
-        (f"{B}/team", {}, Login(B, "ice_b"), "team"),
+        ("team", {}, Login(A, TOKEN_A), "team"),
+        (f"{B}/team", {}, Login(B, TOKEN_B), "team"),
         ("https://elsewhere/team/", {}, Login("https://elsewhere"), "team"),
-        ("team", {"ICEHOUSE_URL": B}, Login(B, "ice_b"), "team"),
-        ("team", {"ICEHOUSE_TOKEN": "ice_x"}, Login(A, "ice_x"), "team"),
-        ("team", {"ICEHOUSE_URL": "https://x/", "ICEHOUSE_TOKEN": "ice_x"}, Login("https://x", "ice_x"), "team"),
-        (f"{B}/team", {"ICEHOUSE_URL": "https://x", "ICEHOUSE_TOKEN": "ice_x"}, Login(B, "ice_b"), "team"),
-        ("https://elsewhere/team", {"ICEHOUSE_TOKEN": "ice_x"}, Login("https://elsewhere"), "team"),
+        ("team", {"ICEHOUSE_URL": B}, Login(B, TOKEN_B), "team"),
+        ("team", {"ICEHOUSE_TOKEN": TOKEN_X}, Login(A, TOKEN_X), "team"),
+        ("team", {"ICEHOUSE_URL": "https://x/", "ICEHOUSE_TOKEN": TOKEN_X}, Login("https://x", TOKEN_X), "team"),
+        (f"{B}/team", {"ICEHOUSE_URL": "https://x", "ICEHOUSE_TOKEN": TOKEN_X}, Login(B, TOKEN_B), "team"),
+        ("https://elsewhere/team", {"ICEHOUSE_TOKEN": TOKEN_X}, Login("https://elsewhere"), "team"),
     ],
 )
 def test_a_cache_is_found_with_the_token_of_its_server(
@@ -65,8 +67,8 @@ def test_a_cache_is_found_with_the_token_of_its_server(
 
 
 def test_the_environment_alone_is_enough() -> None:
-    environment = {"ICEHOUSE_TOKEN": "ice_x"}
-    assert find_cache_address(f"{B}/team", Logins(), environment).login == Login(B, "ice_x")
+    environment = {"ICEHOUSE_TOKEN": TOKEN_X}
+    assert find_cache_address(f"{B}/team", Logins(), environment).login == Login(B, TOKEN_X)
 
 
 def test_a_bare_name_without_a_server_says_what_to_do() -> None:
@@ -100,11 +102,25 @@ def test_what_is_no_address_is_refused_without_its_password(text: str) -> None:
     assert "u:p" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", " ", "a b", "ice_ö", "x" * 513])
+@pytest.mark.parametrize(
+    "text", ["", " ", "a b", "ice_ö", "x" * 513, TOKEN_A[:-1], TOKEN_A + "0", TOKEN_A[:-1] + "!", TOKEN_A.swapcase()]
+)
 def test_what_is_no_token_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(InvalidFormat) as caught:
-        parse_token(text)
+        parse_token(text, "$ICEHOUSE_TOKEN")
+    assert str(caught.value).startswith("$ICEHOUSE_TOKEN: token: ")
     assert text.strip() == "" or text not in str(caught.value)
+
+
+@pytest.mark.parametrize("index", range(4, 53, 7))
+def test_one_wrong_letter_of_a_token_is_noticed_with_its_place(tmp_path: Path, index: int) -> None:
+    wrong = f"{TOKEN_A[:index]}{'1' if TOKEN_A[index] != '1' else '2'}{TOKEN_A[index + 1 :]}"
+    file = tmp_path / "config.toml"
+    Logins(A, {A: wrong}).write(file)
+    with pytest.raises(InvalidFormat, match="checksum is wrong") as caught:
+        Logins.read(file)
+    assert f'{file}: servers."{A}": ' in str(caught.value)
+    assert wrong not in str(caught.value)
 
 
 def test_a_missing_token_is_asked_for_by_name() -> None:

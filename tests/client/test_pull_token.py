@@ -19,6 +19,8 @@ def view(pattern: str, *permissions: PermissionName, expires_at: int | None = No
         expires_at=expires_at,
         revoked_at=None,
         last_used_at=None,
+        last_used_from=None,
+        created_by_description=None,
     )
 
 

@@ -9,6 +9,7 @@ from icehouse.db.engine import Database
 from icehouse.db.migrate import prepare_database
 from icehouse.db.tokens import (
     TokenRow,
+    TokenUse,
     find_grant_now,
     find_token,
     get_token,
@@ -49,7 +50,7 @@ def add(connection: Connection, token_hash: bytes = HASH, *, expires_at: int | N
 async def test_a_token_is_found_by_its_hash(database: Database) -> None:
     assert not await database.read(has_tokens)
     made = await database.write(add)
-    assert made == TokenRow(1, "CI", PERMISSIONS, "team-*", 100, None, None, None, None, None)
+    assert made == TokenRow(1, "CI", PERMISSIONS, "team-*", 100, *[None] * 6)
     assert await database.read(lambda connection: find_token(connection, HASH)) == made
     assert await database.read(lambda connection: get_token(connection, 1)) == made
     assert await database.read(list_tokens) == (made,)
@@ -85,12 +86,12 @@ async def test_a_revocation_holds_at_once_and_keeps_its_time(database: Database)
 
 
 async def test_the_latest_use_stays(database: Database) -> None:
-    def work(connection: Connection) -> list[int | None]:
+    def work(connection: Connection) -> list[tuple[int | None, str | None]]:
         for letter in b"abc":
             add(connection, bytes([letter]) * 32)
         note_uses(connection, {})
-        note_uses(connection, {1: 500, 2: 600})
-        note_uses(connection, {1: 400, 2: 700})
-        return [row.last_used_at for row in list_tokens(connection)]
+        note_uses(connection, {1: TokenUse(500, "a"), 2: TokenUse(600, "a")})
+        note_uses(connection, {1: TokenUse(400, "b"), 2: TokenUse(700, None)})
+        return [(row.last_used_at, row.last_used_from) for row in list_tokens(connection)]
 
-    assert await database.write(work) == [500, 700, None]
+    assert await database.write(work) == [(500, "a"), (700, None), (None, None)]

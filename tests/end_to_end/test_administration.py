@@ -1,11 +1,13 @@
 """Logging in, caches and tokens, against a real server."""
 
 import json
+import re
 import stat
 from collections.abc import Callable
 
 import pytest
 
+from icehouse.rules.access import make_token
 from tests.end_to_end.conftest import ServerProcess, User
 
 pytestmark = pytest.mark.end_to_end
@@ -26,8 +28,9 @@ def test_a_login_without_a_token_keeps_the_one_that_is_remembered(admin: User, s
 
 
 def test_a_wrong_token_is_refused_at_login(server: ServerProcess, make_user: Callable[[str], User]) -> None:
-    done = make_user("eve").try_icehouse("login", server.url, "--token", "ice_wrong")
-    assert (done.code, "ice_wrong" in done.err + done.out) == (3, False)
+    unknown = make_token(b"?" * 32)
+    done = make_user("eve").try_icehouse("login", server.url, "--token", unknown)
+    assert (done.code, unknown in done.err + done.out) == (3, False)
 
 
 def test_caches_are_created_listed_shown_and_deleted(admin: User) -> None:
@@ -57,7 +60,9 @@ def test_tokens_are_made_listed_and_revoked(
     bot.icehouse("login", server.url, "--token-file", "-", stdin=created["token"])
     assert [cache["name"] for cache in json.loads(bot.icehouse("cache", "list", "--json").out)] == ["team"]
     assert bot.try_icehouse("token", "list").code == 3
-    assert created["token"] not in admin.icehouse("token", "list").out
+    listed = admin.icehouse("token", "list").out
+    assert created["token"] not in listed
+    assert re.search(r"^2 +push +team .* first administrator +ci$", listed, re.MULTILINE)
     admin.icehouse("token", "revoke", str(created["view"]["id"]))
     assert bot.try_icehouse("cache", "list").code == 3
 

@@ -181,8 +181,9 @@ def configure(app: object) -> uvicorn.Config:
 
 
 class Quiet:
-    def answer_now(self, _raw_path: bytes, _headers: object, *, is_head: bool) -> None:
+    def answer_now(self, _raw_path: bytes, _headers: object, *, peer: str, is_head: bool) -> None:
         assert not is_head
+        assert isinstance(peer, str)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise NotImplementedError
@@ -228,8 +229,9 @@ class Files:
         self.data = data
         self._file = file
 
-    def answer_now(self, _raw_path: bytes, _headers: object, *, is_head: bool) -> None:
+    def answer_now(self, _raw_path: bytes, _headers: object, *, peer: str, is_head: bool) -> None:
         assert not is_head
+        assert isinstance(peer, str)
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         assert has_zero_copy(scope)

@@ -22,7 +22,7 @@ from icehouse.db.serving import ServingQueries
 from icehouse.errors import Corrupt, NotFound
 from icehouse.http.asgi import Receive, Scope, Send
 from icehouse.http.cache_files import CacheFiles
-from icehouse.http.front import Front
+from icehouse.http.front import Front, find_client
 from icehouse.http.hot import HOT_PATH, HotParts, HotRoutes, render_row
 from icehouse.http.metrics import ServerCounters
 from icehouse.http.parts import ServerParts
@@ -196,6 +196,7 @@ async def world(tmp_path: Path, filled: Path) -> AsyncIterator[World]:
             note_use=lambda path_id, now: world.uses.append((path_id, now)),
             clock=lambda: NOW,
             counters=counters,
+            find_client=lambda peer, headers: find_client(peer, headers, ()),
         )
         files = CacheFiles(cast("ServerParts", None), ())  # no routes, so no parts
         World.__init__(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import re
 import socket
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 
 import msgspec
@@ -320,6 +322,56 @@ def test_caches_are_created_listed_shown_and_deleted(server: RunningServer) -> N
     assert size == {"paths": 0, "nar_bytes": 0, "stored_bytes": 0}
     assert server.ask("DELETE", "/api/v1/caches/passing").status == 204
     assert server.ask("GET", "/api/v1/caches/passing").status == 404
+
+
+def test_a_revocation_holds_at_once_on_every_worker(tmp_path: Path) -> None:
+    with run_server(tmp_path / "data", "--workers", "2") as server:
+        server.create_cache("secret", is_public=False)
+        created = [
+            server.ask("POST", "/api/v1/tokens", {"description": "x", "permissions": ["pull"], "cache_pattern": "*"})
+            for _ in range(5)
+        ]
+        ways = ("/secret/nix-cache-info", "/api/v1/caches/secret", f"/secret/log/{HELLO}.drv")
+        # Connections are dealt out to both, and each stays with one of them.
+        with contextlib.ExitStack() as stack:
+            connections = [
+                stack.enter_context(contextlib.closing(HTTPConnection("127.0.0.1", server.port))) for _ in range(16)
+            ]
+
+            def ask(way: str, token: str) -> set[int]:
+                statuses: set[int] = set()
+                for connection in connections:
+                    connection.request("GET", way, headers={"Authorization": f"Bearer {token}"})
+                    response = connection.getresponse()
+                    response.read()
+                    statuses.add(response.status)
+                return statuses
+
+            assert len({_find_process(connection, server) for connection in connections}) == 2
+            for answer in created:
+                token, number = answer.json()["token"], answer.json()["view"]["id"]
+                assert [ask(way, token) for way in ways] == [{200}, {200}, {404}]
+                assert server.ask("DELETE", f"/api/v1/tokens/{number}").status == 204
+                assert [ask(way, token) for way in ways] == [{401}, {401}, {401}]
+
+
+def _find_process(connection: HTTPConnection, server: RunningServer) -> int:
+    """Which worker has the other end of a connection, which nobody has before it is accepted."""
+    connection.request("GET", "/health")
+    connection.getresponse().read()
+    mine = connection.sock.getsockname()[1]
+    lines = Path("/proc/net/tcp").read_text().splitlines()
+    fields = [line.split() for line in lines[1:]]
+    theirs = next(
+        row[9] for row in fields if row[1].endswith(f":{server.port:04X}") and row[2].endswith(f":{mine:04X}")
+    )
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    for child in children:
+        for link in Path(f"/proc/{child}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if link.readlink().name == f"socket:[{theirs}]":
+                    return int(child)
+    raise AssertionError(children)
 
 
 def test_tokens_are_administered_by_administrators(server: RunningServer) -> None:

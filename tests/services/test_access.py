@@ -8,13 +8,14 @@ from sqlalchemy import Connection
 from icehouse.db.caches import PUBLIC_DOMAIN_ID, insert_cache, insert_domain
 from icehouse.db.engine import Database, connect
 from icehouse.db.migrate import prepare_database
-from icehouse.db.tokens import get_token, insert_token, revoke_token
+from icehouse.db.tokens import TokenUse, get_token, insert_token, note_uses, revoke_token
 from icehouse.errors import Denied, NotFound, Unauthenticated, Unavailable
 from icehouse.nix.store_paths import NIX_STORE
 from icehouse.rules.access import Grant, Permission, hash_token, make_token
-from icehouse.services.access import Access, HotAccess
+from icehouse.services.access import Access, Credential, HotAccess
 
 NOW = 1_000
+ADDRESS, OTHER_ADDRESS = "192.0.2.7", "2001:db8::7"
 TOKEN = make_token(b"t" * 32)
 UNKNOWN = make_token(b"u" * 32)
 PUSHER = Grant(1, "CI", frozenset({Permission.PUSH}), "team-*", NOW + 10)
@@ -74,26 +75,26 @@ def access(database: Database, clock: Clock) -> Access:
 
 
 async def test_a_valid_token_is_identified(access: Access) -> None:
-    assert await access.identify(f"Bearer {TOKEN}") == PUSHER
-    assert await access.identify(None) is None
+    assert await access.identify(Credential(f"Bearer {TOKEN}", ADDRESS)) == PUSHER
+    assert await access.identify(Credential()) is None
 
 
 async def test_an_unknown_token_is_not(access: Access) -> None:
     with pytest.raises(Unauthenticated):
-        await access.identify(f"Bearer {UNKNOWN}")
+        await access.identify(Credential(f"Bearer {UNKNOWN}", ADDRESS))
 
 
 async def test_an_expired_token_is_not(access: Access, clock: Clock) -> None:
     clock.now = NOW + 10
     with pytest.raises(Unauthenticated):
-        await access.identify(f"Bearer {TOKEN}")
+        await access.identify(Credential(f"Bearer {TOKEN}", ADDRESS))
 
 
 async def test_a_revoked_token_is_not_from_the_next_request_on(access: Access, database: Database) -> None:
-    await access.identify(f"Bearer {TOKEN}")
+    await access.identify(Credential(f"Bearer {TOKEN}", ADDRESS))
     await database.write(lambda connection: revoke_token(connection, 1, now=NOW))
     with pytest.raises(Unauthenticated):
-        await access.identify(f"Bearer {TOKEN}")
+        await access.identify(Credential(f"Bearer {TOKEN}", ADDRESS))
 
 
 @pytest.mark.parametrize(
@@ -123,9 +124,9 @@ async def test_who_may_enter(
 ) -> None:
     if expected is not None:
         with pytest.raises(expected):
-            await access.enter(cache_name, permission, credential)
+            await access.enter(cache_name, permission, Credential(credential, ADDRESS))
     else:
-        entry = await access.enter(cache_name, permission, credential)
+        entry = await access.enter(cache_name, permission, Credential(credential, ADDRESS))
         assert entry.cache.name == cache_name
         assert entry.grant == (PUSHER if credential == f"Bearer {TOKEN}" else None)
 
@@ -133,7 +134,7 @@ async def test_who_may_enter(
 async def test_the_hot_routes_decide_the_same(access: Access, database: Database, clock: Clock) -> None:
     with closing(database.open_reader()) as reader:
         hot = HotAccess(access, reader, database.path, clock=clock)
-        hot.check_pull(f"Bearer {TOKEN}".encode(), "team-a", True)  # noqa: FBT003  as the routes call it
+        hot.check_pull(f"Bearer {TOKEN}".encode(), ADDRESS, "team-a", has_cache=True)
         for header, name, has_cache, expected in (
             (None, "team-a", True, Unauthenticated),
             (b"Basic \xff", "team-a", True, Unauthenticated),
@@ -143,26 +144,39 @@ async def test_the_hot_routes_decide_the_same(access: Access, database: Database
             (None, "absent", False, Unauthenticated),
         ):
             with pytest.raises(expected):
-                hot.check_pull(header, name, has_cache)
+                hot.check_pull(header, ADDRESS, name, has_cache=has_cache)
         clock.now = NOW + 10
         with pytest.raises(Unauthenticated):
-            hot.check_pull(f"Bearer {TOKEN}".encode(), "team-a", True)  # noqa: FBT003
+            hot.check_pull(f"Bearer {TOKEN}".encode(), ADDRESS, "team-a", has_cache=True)
 
 
-async def test_the_last_use_is_written_later(access: Access, database: Database, clock: Clock) -> None:
-    async def last_use() -> int | None:
-        return (await database.read(lambda connection: get_token(connection, 1))).last_used_at
+async def test_the_last_use_and_its_address_are_written_later(access: Access, database: Database, clock: Clock) -> None:
+    async def last_use() -> tuple[int | None, str | None]:
+        row = await database.read(lambda connection: get_token(connection, 1))
+        return row.last_used_at, row.last_used_from
 
-    await access.identify(f"Bearer {TOKEN}")
-    assert await last_use() is None
+    await access.identify(Credential(f"Bearer {TOKEN}", ADDRESS))
+    assert await last_use() == (None, None)
     await access.flush()
-    assert await last_use() == NOW
+    assert await last_use() == (NOW, ADDRESS)
     clock.now = NOW + 5
     with closing(database.open_reader()) as reader:
-        access.identify_now(reader, f"Bearer {TOKEN}", NOW + 5)
+        access.identify_now(reader, Credential(f"Bearer {TOKEN}", OTHER_ADDRESS), NOW + 5)
     with closing(connect(database.path)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable):
             await access.flush()
     await access.flush()
-    assert await last_use() == NOW + 5
+    assert await last_use() == (NOW + 5, OTHER_ADDRESS)
+
+
+async def test_an_earlier_use_of_another_process_changes_nothing(access: Access, database: Database) -> None:
+    await database.write(lambda connection: note_uses(connection, {1: TokenUse(NOW + 1, OTHER_ADDRESS)}))
+    await access.identify(Credential(f"Bearer {TOKEN}", ADDRESS))
+    await access.flush()
+    row = await database.read(lambda connection: get_token(connection, 1))
+    assert (row.last_used_at, row.last_used_from) == (NOW + 1, OTHER_ADDRESS)
+
+
+def test_a_credential_does_not_show_in_repr() -> None:
+    assert TOKEN not in repr(Credential(f"Bearer {TOKEN}", ADDRESS))

@@ -20,7 +20,7 @@ from icehouse.db.schema import job, token, used_id_token
 from icehouse.errors import NotFound, Unauthenticated
 from icehouse.rules.access import Permission
 from icehouse.rules.id_tokens import MAX_KEYS_BYTES
-from icehouse.services.access import Access
+from icehouse.services.access import Access, Credential
 from icehouse.services.exchange import Exchange
 from icehouse.services.issuer_keys import (
     FRESH_SECONDS,
@@ -103,7 +103,7 @@ async def test_job_gets_a_token_for_its_cache_for_some_minutes_with_what_is_know
     await world.add_rule(allow=("push", "pin"))
     answer = await world.ask(world.token())
     assert (answer.cache, answer.permissions, answer.expires_in_seconds) == ("main", ["push", "pin"], 900)
-    entry = await world.access.enter("main", Permission.PUSH, f"Bearer {answer.token}")
+    entry = await world.access.enter("main", Permission.PUSH, Credential(f"Bearer {answer.token}"))
     assert entry.grant is not None
     assert entry.grant.cache_pattern == "main"
     row = await world.store.database.read(lambda connection: connection.execute(select(job)).one())
@@ -111,7 +111,7 @@ async def test_job_gets_a_token_for_its_cache_for_some_minutes_with_what_is_know
     assert row.workflow == "org/app/.github/workflows/ci.yml@refs/heads/main"
     world.ahead = 900
     with pytest.raises(Unauthenticated):
-        await world.access.enter("main", Permission.PUSH, f"Bearer {answer.token}")
+        await world.access.enter("main", Permission.PUSH, Credential(f"Bearer {answer.token}"))
 
 
 async def test_tokens_of_jobs_are_not_in_the_list_of_tokens(world: World) -> None:
@@ -196,7 +196,7 @@ async def test_who_has_the_token_that_an_identity_gave_may_use_the_identity_agai
     third = await world.ask(given, earlier=second.token)
     assert await world.store.count(job) == 1
     tokens = Tokens(world.store.database, clock=world.clock, draw=secrets.token_bytes)
-    entry = await world.access.enter("main", Permission.PUSH, f"Bearer {third.token}")
+    entry = await world.access.enter("main", Permission.PUSH, Credential(f"Bearer {third.token}"))
     assert entry.grant is not None
     await tokens.revoke_token_on_server(entry.grant.token_id)
     await refuse(world, given, earlier=third.token)
@@ -230,7 +230,7 @@ async def test_removed_rule_ends_the_tokens_that_it_gave(world: World) -> None:
     main = await world.find_cache("main")
     await world.trust.remove_rule(main, rule, TESTER)
     with pytest.raises(Unauthenticated):
-        await world.access.enter("main", Permission.PUSH, f"Bearer {answer.token}")
+        await world.access.enter("main", Permission.PUSH, Credential(f"Bearer {answer.token}"))
     await refuse(world, world.token())
     with pytest.raises(NotFound):
         await world.trust.remove_rule(main, rule, TESTER)

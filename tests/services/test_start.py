@@ -13,7 +13,7 @@ from icehouse.db.files import locked, read_small_file, write_private_file
 from icehouse.db.tokens import list_tokens
 from icehouse.errors import Conflict, Corrupt, Unavailable
 from icehouse.rules.access import Grant, Permission, parse_token
-from icehouse.services.access import Access
+from icehouse.services.access import Access, Credential
 from icehouse.services.caches import Caches
 from icehouse.services.signing import Sealer
 from icehouse.services.start import DataFolder, open_databases, start
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> DataFolder:
 async def identify(folder: DataFolder, token: str) -> frozenset[Permission]:
     database = Database.open(folder.database)
     try:
-        grant = await Access(database, clock=clock).identify(f"Bearer {token}")
+        grant = await Access(database, clock=clock).identify(Credential(f"Bearer {token}"))
     finally:
         database.close()
     assert grant is not None

@@ -9,7 +9,7 @@ from icehouse.db.engine import Database
 from icehouse.db.migrate import prepare_database
 from icehouse.errors import Denied, InvalidFormat, NotFound, Unauthenticated
 from icehouse.rules.access import Grant, parse_token
-from icehouse.services.access import Access
+from icehouse.services.access import Access, Credential
 from icehouse.services.tokens import Tokens
 from tests.services.publishing import TESTER
 
@@ -55,7 +55,7 @@ async def team(tokens: Tokens, access: Access) -> Grant:
     """An administrator of the caches of a team; an administrator of everything is token 1."""
     await tokens.create_token_on_server(request("admin"))
     created = await tokens.create_token_on_server(request("admin", pattern="team-*", expires_in=500))
-    grant = await access.identify(f"Bearer {created.token}")
+    grant = await access.identify(Credential(f"Bearer {created.token}"))
     assert grant is not None
     return grant
 
@@ -64,9 +64,9 @@ async def test_a_new_token_opens_what_it_was_made_for(tokens: Tokens, access: Ac
     created = await tokens.create_token(request("push", "pull", pattern="team-a", expires_in=60), team, TESTER)
     assert parse_token(created.token)
     assert created.view.permissions == ["pull", "push"]
-    assert created.view.created_by == team.token_id
+    assert (created.view.created_by, created.view.created_by_description) == (team.token_id, "CI")
     assert created.view.expires_at == NOW + 60
-    grant = await access.identify(f"Bearer {created.token}")
+    grant = await access.identify(Credential(f"Bearer {created.token}"))
     assert grant is not None
     assert grant.cache_pattern == "team-a"
 
@@ -124,13 +124,13 @@ async def test_an_administrator_sees_and_revokes_what_reaches_no_further(
     await tokens.revoke_token(3, team, TESTER)
     await tokens.revoke_token(3, team, TESTER)
     with pytest.raises(Unauthenticated):
-        await access.identify(f"Bearer {created.token}")
+        await access.identify(Credential(f"Bearer {created.token}"))
     assert [view.revoked_at for view in await tokens.list_tokens_on_server()] == [None, None, NOW]
 
 
 async def test_any_token_may_see_itself(tokens: Tokens, access: Access, team: Grant) -> None:
     created = await tokens.create_token(request("pull", pattern="team-a", expires_in=60), team, TESTER)
-    view = await tokens.show_own_token(await access.identify(f"Bearer {created.token}"))
+    view = await tokens.show_own_token(await access.identify(Credential(f"Bearer {created.token}")))
     assert (view.id, view.permissions, view.cache_pattern, view.expires_at) == (3, ["pull"], "team-a", NOW + 60)
     with pytest.raises(Unauthenticated):
         await tokens.show_own_token(None)
@@ -138,7 +138,7 @@ async def test_any_token_may_see_itself(tokens: Tokens, access: Access, team: Gr
 
 async def test_a_token_without_admin_may_revoke_itself_only(tokens: Tokens, access: Access, team: Grant) -> None:
     created = await tokens.create_token(request("pull", pattern="team-a", expires_in=60), team, TESTER)
-    grant = await access.identify(f"Bearer {created.token}")
+    grant = await access.identify(Credential(f"Bearer {created.token}"))
     assert grant is not None
     for refused in (
         tokens.revoke_token(2, grant, TESTER),

@@ -25,9 +25,15 @@ class TokenView(msgspec.Struct, frozen=True, kw_only=True):
     cache_pattern: str
     created_at: int
     created_by: int | None
+    """Null: it was made on the server's machine."""
+    created_by_description: str | None
+    """Of the token that made it."""
     expires_at: int | None
     revoked_at: int | None
     last_used_at: int | None
+    """Up to half a minute old."""
+    last_used_from: str | None
+    """The address of the client that used it then."""
 
 
 class TokenCreated(msgspec.Struct, frozen=True, kw_only=True):

@@ -58,7 +58,7 @@ async def run(options: LoginOptions, services: Services, printer: Printer) -> No
     text = options.token if options.token_file is None else _read_token(options.token_file, services)
     url = parse_server_url(options.url)
     remembered = services.logins().tokens.get(url) if text is None else None
-    login = Login(url, remembered if text is None else parse_token(text))
+    login = Login(url, remembered if text is None else parse_token(text, _place(options)))
     async with services.server(login) as server:
         parameters = await server.parameters()
         caches = await server.list_caches()
@@ -73,6 +73,10 @@ async def run(options: LoginOptions, services: Services, printer: Printer) -> No
         f"Logged in to {login.url} (Icehouse {parameters.version}, {len(caches)} caches).",
         {"url": login.url, "version": parameters.version, "caches": [cache.name for cache in caches]},
     )
+
+
+def _place(options: LoginOptions) -> str:
+    return "the token" if options.token_file is None else f"the token in {options.token_file}"
 
 
 def _read_token(file: Path, services: Services) -> str:

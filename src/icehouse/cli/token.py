@@ -129,12 +129,13 @@ async def run_list(options: ListOptions, services: Services, printer: Printer) -
             ",".join(view.permissions),
             view.cache_pattern,
             _state(view, now),
-            time_text(view.last_used_at),
+            _last_use(view),
+            view.created_by_description or "the server",
             view.description,
         )
         for view in views
     ]
-    printer.table(("ID", "ALLOWED", "CACHES", "STATE", "LAST USED", "DESCRIPTION"), rows, views)
+    printer.table(("ID", "ALLOWED", "CACHES", "STATE", "LAST USED", "CREATED BY", "DESCRIPTION"), rows, views)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,11 @@ def _tokens_of(data_dir: Path) -> "Generator[Tokens]":
         yield Tokens(database, clock=lambda: int(time.time()), draw=secrets.token_bytes)
     finally:
         database.close()
+
+
+def _last_use(view: "TokenView") -> str:
+    origin = "" if view.last_used_from is None else f" from {view.last_used_from}"
+    return f"{time_text(view.last_used_at)}{origin}"
 
 
 def _state(view: "TokenView", now: int) -> str:

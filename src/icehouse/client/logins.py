@@ -12,12 +12,11 @@ from urllib.parse import urlsplit
 from icehouse.client.jobs import JobLogin, make_job_login
 from icehouse.client.private_files import read_text, write_text
 from icehouse.errors import Conflict, InvalidFormat, NotFound
+from icehouse.rules import access
 from icehouse.rules.access import parse_cache_name
 
 URL_VARIABLE: Final = "ICEHOUSE_URL"
 TOKEN_VARIABLE: Final = "ICEHOUSE_TOKEN"  # noqa: S105  the name of a variable
-
-_TOKEN: Final = re.compile(r"[!-~]{1,512}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class Logins:
             token = cast("dict[str, object]", server).get("token") if isinstance(server, dict) else 0
             if not (token is None or isinstance(token, str)):
                 raise InvalidFormat(f'{file}: servers."{url}": expected a table with a string `token`')
-            tokens[parse_server_url(url)] = None if token is None else parse_token(token)
+            tokens[parse_server_url(url)] = None if token is None else parse_token(token, f'{file}: servers."{url}"')
         return cls(None if default is None else parse_server_url(default), tokens)
 
     def write(self, file: Path) -> None:
@@ -140,22 +139,24 @@ def parse_server_url(text: str) -> str:
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
 
-def parse_token(text: str) -> str:
-    """A token, with the spaces and newlines around it dropped. The text is not repeated in errors.
+def parse_token(text: str, place: str) -> str:
+    """A token, with the spaces and newlines around it dropped. The text is not repeated in errors, *place* is.
+
+    Its checksum finds what was cut off or mistyped before any server is asked.
 
     Raises:
-        InvalidFormat: empty, too long, or with characters that no token has.
+        InvalidFormat: it is not one of the tokens that `icehouse.rules.access.make_token` makes.
     """
-    token = text.strip()
-    if _TOKEN.fullmatch(token) is None:
-        raise InvalidFormat("the token is malformed: expected one word of 1 to 512 printable characters, such as ice_…")
-    return token
+    try:
+        return access.parse_token(text.strip())
+    except InvalidFormat as exc:
+        raise InvalidFormat(f"{place}: {exc}; copy it again, or have a new one made") from None
 
 
 def _login_for(url: str, logins: Logins, environment: Mapping[str, str]) -> Login:
     token = environment.get(TOKEN_VARIABLE)
     if token and _is_for(url, logins, environment):
-        return Login(url, parse_token(token))
+        return Login(url, parse_token(token, f"${TOKEN_VARIABLE}"))
     return Login(url, logins.tokens.get(url))
 
 

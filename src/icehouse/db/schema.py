@@ -88,6 +88,7 @@ token = Table(
     Column("revoked_at", Integer),
     Column("last_used_at", Integer),
     Column("job_id", Integer, doc="whose identity it was exchanged for; null: somebody made it"),
+    Column("last_used_from", Text, doc="the client's address; null: not known"),
     sqlite_autoincrement=True,
 )
 

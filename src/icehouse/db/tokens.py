@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Integer, Row, bindparam, exists, func, insert, select, update
+from sqlalchemy import Connection, Integer, Row, Text, bindparam, exists, func, insert, select, update
 
 from icehouse.db.schema import token
 from icehouse.errors import NotFound
@@ -32,6 +32,7 @@ class TokenRow:
     expires_at: int | None
     revoked_at: int | None
     last_used_at: int | None
+    last_used_from: str | None
     job_id: int | None
 
     def grant(self) -> Grant:
@@ -41,6 +42,14 @@ class TokenRow:
     def is_valid(self, now: int) -> bool:
         """Tell whether it is neither revoked nor expired at *now*."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUse:
+    """When a token was used, and from which address, if that is known."""
+
+    at: int
+    address: str | None
 
 
 def find_token(connection: Connection, token_hash: bytes) -> TokenRow | None:
@@ -124,15 +133,15 @@ def revoke_token(connection: Connection, token_id: int, *, now: int) -> None:
     connection.execute(update(token).where(token.c.id == token_id, token.c.revoked_at.is_(None)).values(revoked_at=now))
 
 
-def note_uses(connection: Connection, last_used_at: Mapping[int, int]) -> None:
-    """Note when tokens, by number, were last used. A later time that another process noted stays."""
-    if last_used_at:
+def note_uses(connection: Connection, last_uses: Mapping[int, TokenUse]) -> None:
+    """Note the last uses of tokens, by number. A later one that another process noted stays."""
+    if last_uses:
         used_at = bindparam("used_at", type_=Integer)
         connection.execute(
             update(token)
-            .where(token.c.id == bindparam("token_id"))
-            .values(last_used_at=func.max(func.coalesce(token.c.last_used_at, 0), used_at)),
-            [{"token_id": token_id, "used_at": time} for token_id, time in last_used_at.items()],
+            .where(token.c.id == bindparam("token_id"), func.coalesce(token.c.last_used_at, 0) <= used_at)
+            .values(last_used_at=used_at, last_used_from=bindparam("used_from", type_=Text)),
+            [{"token_id": number, "used_at": use.at, "used_from": use.address} for number, use in last_uses.items()],
         )
 
 
@@ -152,5 +161,6 @@ def _token_row(row: Row[Any]) -> TokenRow:
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
         last_used_at=row.last_used_at,
+        last_used_from=row.last_used_from,
         job_id=row.job_id,
     )

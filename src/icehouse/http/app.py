@@ -39,6 +39,7 @@ from icehouse.http.front import Front
 from icehouse.http.hot import HotParts, HotRoutes, SmallAnswer
 from icehouse.http.parts import ServerParts
 from icehouse.rules.audit import Origin
+from icehouse.services.access import Credential
 
 _log = structlog.get_logger(__name__)
 
@@ -105,6 +106,11 @@ def make_app(parts: ServerParts, hot: HotParts) -> HotRoutes:
     return HotRoutes(hot, front)
 
 
+def provide_credential(request: Request[Any, Any, Any]) -> Credential:
+    """What a request of the API says of who sends it."""
+    return Credential(request.headers.get("authorization"), request.scope["state"]["client"])
+
+
 def make_api(parts: ServerParts) -> Litestar:
     """The API alone."""
 
@@ -120,6 +126,7 @@ def make_api(parts: ServerParts) -> Litestar:
             "parts": Provide(provide_parts, sync_to_thread=False),
             "address": Provide(find_address, sync_to_thread=False),
             "origin": Provide(provide_origin, sync_to_thread=False),
+            "credential": Provide(provide_credential, sync_to_thread=False),
         },
         request_class=ApiRequest,
         exception_handlers={IcehouseError: answer_error, HTTPException: answer_error, Exception: answer_error},
@@ -158,10 +165,10 @@ class Server:
         self._parts = parts
         self._app: Application = _answer_too_early
 
-    def answer_now(self, raw_path: bytes, headers: Iterable[Header], *, is_head: bool) -> SmallAnswer | None:
+    def answer_now(self, raw_path: bytes, headers: Iterable[Header], *, peer: str, is_head: bool) -> SmallAnswer | None:
         """See `HotRoutes.answer_now`; `None` before the server has started."""
         app = self._app
-        return app.answer_now(raw_path, headers, is_head=is_head) if isinstance(app, HotRoutes) else None
+        return app.answer_now(raw_path, headers, peer=peer, is_head=is_head) if isinstance(app, HotRoutes) else None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer a request, or follow the server's life."""

@@ -44,6 +44,12 @@ def find_value(headers: Iterable[Header], name: bytes) -> bytes | None:
     return None
 
 
+def find_peer(scope: Scope) -> str:
+    """The address of who connected, which may be a proxy."""
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
 async def answer(send: Send, status: int, headers: Sequence[Header], body: bytes, *, is_head: bool) -> None:
     """Send a whole small answer. To HEAD go the same status and headers, with the body's length and without it."""
     length = b"%d" % len(body)

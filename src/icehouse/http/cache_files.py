@@ -23,7 +23,7 @@ from icehouse.http.streaming import ClientLeft, receive_pieces
 from icehouse.nix.compression import Compression, parse_compression
 from icehouse.nix.decompress import Decompressor
 from icehouse.rules.access import Permission
-from icehouse.services.access import Entry
+from icehouse.services.access import Credential, Entry
 
 PLAIN_TEXT: Final[Header] = (b"content-type", b"text/plain; charset=utf-8")
 NO_STORE: Final[Header] = (b"cache-control", b"no-store")
@@ -59,7 +59,8 @@ class FileRequest:
     async def enter(self, permission: Permission) -> Entry:
         """The cache, if the caller may do that. The errors are those of `Access.enter`."""
         header = find_header(self.scope, b"authorization")
-        credential = None if header is None else header.decode("latin-1")
+        text = None if header is None else header.decode("latin-1")
+        credential = Credential(text, self.scope["state"].get("client"))
         return await self.parts.access.enter(self.cache_name, permission, credential)
 
     @property

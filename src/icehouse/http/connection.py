@@ -44,7 +44,7 @@ _log = structlog.get_logger(__name__)
 class QuickApplication(Protocol):
     """The ASGI application, with the answers that it can give at once."""
 
-    def answer_now(self, raw_path: bytes, headers: list[Header], *, is_head: bool) -> SmallAnswer | None:
+    def answer_now(self, raw_path: bytes, headers: list[Header], *, peer: str, is_head: bool) -> SmallAnswer | None:
         """See `icehouse.http.hot.HotRoutes.answer_now`."""
         ...
 
@@ -225,7 +225,8 @@ class Connection(HttpToolsProtocol):
             if name in _LINES_OF_BODIES:
                 return False
         is_head = method == b"HEAD"
-        answer = self._answer_now(self.url, headers, is_head=is_head)
+        peer = self.client[0] if self.client else ""
+        answer = self._answer_now(self.url, headers, peer=peer, is_head=is_head)
         if answer is None:
             return False
         head, body = answer

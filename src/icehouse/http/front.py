@@ -6,14 +6,25 @@ import ipaddress
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
 import structlog
 
 from icehouse.errors import InvalidFormat
-from icehouse.http.asgi import Application, Message, Receive, Scope, Send, answer, find_header
+from icehouse.http.asgi import (
+    Application,
+    Header,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    answer,
+    find_header,
+    find_peer,
+    find_value,
+)
 from icehouse.http.cache_files import refuse_unknown_file
 from icehouse.http.errors import make_problem
 from icehouse.http.metrics import ServerCounters
@@ -42,7 +53,7 @@ class Front:
         self._api = api
         self._files = files
         self._counters = counters
-        self._trusted = [ipaddress.ip_network(network) for network in trusted_proxies]
+        self._trusted = parse_networks(trusted_proxies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -61,7 +72,7 @@ class Front:
     ) -> None:
         began = time.perf_counter()
         request_id = choose_request_id(find_header(scope, b"x-request-id"))
-        client = find_client(scope, self._trusted)
+        client = find_client(find_peer(scope), scope["headers"], self._trusted)
         scope["state"].update(request_id=request_id, client=client)
         status = 0
         bytes_sent = 0
@@ -98,14 +109,20 @@ def choose_request_id(sent: bytes | None) -> str:
     return secrets.token_hex(8)
 
 
-def find_client(scope: Scope, trusted: Sequence[Network]) -> str:
-    """The address of the client: the nearest one in ``X-Forwarded-For`` that no trusted proxy has.
+def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
+    """Networks that were checked as settings."""
+    return tuple(ipaddress.ip_network(text) for text in texts)
+
+
+def find_client(peer: str, headers: Iterable[Header], trusted: Sequence[Network]) -> str:
+    """The address of the client: the nearest one in ``X-Forwarded-For`` that no trusted proxy has, else *peer*'s.
 
     Only what a trusted proxy appended is believed; what came to the first of them is the client's own word.
     """
-    client = scope.get("client")
-    nearest = client[0] if client else ""
-    forwarded = find_header(scope, b"x-forwarded-for") or b""
+    if not trusted:
+        return peer
+    nearest = peer
+    forwarded = find_value(headers, b"x-forwarded-for") or b""
     hops = [hop.strip() for hop in forwarded.decode("latin-1").split(",") if hop.strip()]
     while hops and _is_in(nearest, trusted) and _is_address(hops[-1]):
         nearest = hops.pop()
@@ -113,6 +130,8 @@ def find_client(scope: Scope, trusted: Sequence[Network]) -> str:
 
 
 def _is_address(text: str) -> bool:
+    if "%" in text:  # what follows it, the name of an interface, may be any text
+        return False
     try:
         ipaddress.ip_address(text)
     except ValueError:

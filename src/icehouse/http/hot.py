@@ -17,7 +17,7 @@ import structlog
 
 from icehouse.db.serving import CacheInfoRow, NarinfoRow, NarRow, ServingQueries
 from icehouse.errors import Corrupt, IcehouseError, InvalidFormat, NotFound, Unauthenticated
-from icehouse.http.asgi import Application, Head, Header, Receive, Scope, Send, answer, find_header, find_value
+from icehouse.http.asgi import Application, Head, Header, Receive, Scope, Send, answer, find_peer, find_value
 from icehouse.http.files import (
     ACCEPT_RANGES,
     PRIVATE,
@@ -91,20 +91,33 @@ class NarSource(Protocol):
         ...
 
 
+class PullCheck(Protocol):
+    """Decides about a cache that is not public."""
+
+    def __call__(self, header: bytes | None, address: str, cache_name: str, *, has_cache: bool) -> None:
+        """Return if who sends the ``Authorization`` header may pull from a cache of that name, and there is one.
+
+        Raises:
+            Unauthenticated: there are no valid credentials.
+            NotFound: there is no such cache, or this caller may not know of it.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class HotParts:
     """What the hot routes work with."""
 
     queries: ServingQueries
-    check_pull: Callable[[bytes | None, str, bool], None]
-    """Given the Authorization header, the name of a cache that is not public, and whether there is one: passes, or
-    raises `Unauthenticated` or `NotFound`."""
+    check_pull: PullCheck
     nars: NarSource
     note_use: Callable[[int, int], None]
     """Notes in memory that a path, by number, was used at a time."""
     clock: Callable[[], int]
     """Seconds since the epoch."""
     counters: ServerCounters
+    find_client: Callable[[str, Iterable[Header]], str]
+    """The address of the client, given that of who connected, and what the request has in its head."""
 
 
 class SmallAnswer(NamedTuple):
@@ -117,7 +130,18 @@ class SmallAnswer(NamedTuple):
 class HotRoutes:
     """The ASGI application: answers the binary cache's routes and hands all else to *rest*."""
 
-    __slots__ = ("_cache_info", "_check_pull", "_clock", "_nar", "_narinfo", "_nars", "_note_use", "_queries", "_rest")
+    __slots__ = (
+        "_cache_info",
+        "_check_pull",
+        "_clock",
+        "_find_client",
+        "_nar",
+        "_narinfo",
+        "_nars",
+        "_note_use",
+        "_queries",
+        "_rest",
+    )
 
     def __init__(self, parts: HotParts, rest: Application) -> None:
         self._queries = parts.queries
@@ -125,15 +149,16 @@ class HotRoutes:
         self._nars = parts.nars
         self._note_use = parts.note_use
         self._clock = parts.clock
+        self._find_client = parts.find_client
         self._narinfo = parts.counters.route("narinfo")
         self._nar = parts.counters.route("nar")
         self._cache_info = parts.counters.route("nix-cache-info")
         self._rest = rest
 
-    def answer_now(self, raw_path: bytes, headers: Iterable[Header], *, is_head: bool) -> SmallAnswer | None:
+    def answer_now(self, raw_path: bytes, headers: Iterable[Header], *, peer: str, is_head: bool) -> SmallAnswer | None:
         """The answer to GET or HEAD for a narinfo or a nix-cache-info; `None` for every other path.
 
-        *headers* are the request's, with their names in small letters. All of it happens here, so the caller must send
+        *headers* are the request's, with their names in small letters, and *peer* is the address of who connected. All of it happens here, so the caller must send
         the answer. With *is_head* the body, which the answer has nevertheless, is not counted as sent.
         """
         match = HOT_PATH.fullmatch(raw_path)
@@ -141,9 +166,9 @@ class HotRoutes:
             return None
         cache, hash_part, nar_hash = match.groups()
         if hash_part is not None:
-            return self._answer_narinfo(cache.decode(), hash_part.decode(), headers, is_head=is_head)
+            return self._answer_narinfo(cache.decode(), hash_part.decode(), headers, peer, is_head=is_head)
         if nar_hash is None:
-            return self._answer_cache_info(cache.decode(), headers, is_head=is_head)
+            return self._answer_cache_info(cache.decode(), headers, peer, is_head=is_head)
         return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,19 +182,21 @@ class HotRoutes:
             await self._rest(scope, receive, send)
             return
         cache, _, nar_hash = match.groups()
-        small = self.answer_now(scope["raw_path"], scope["headers"], is_head=is_head)
+        small = self.answer_now(scope["raw_path"], scope["headers"], peer=find_peer(scope), is_head=is_head)
         if small is not None:
             await answer(send, small.head.status, small.head.headers, small.body, is_head=is_head)
         else:
             await self._answer_nar(scope, receive, send, cache.decode(), nar_hash.decode())
 
-    def _answer_narinfo(self, cache: str, hash_part: str, headers: Iterable[Header], *, is_head: bool) -> SmallAnswer:
+    def _answer_narinfo(
+        self, cache: str, hash_part: str, headers: Iterable[Header], peer: str, *, is_head: bool
+    ) -> SmallAnswer:
         # The shortest way of all routes: every step of it is in the requests per second that `make bench` compares.
         began = time.perf_counter()
         try:
             row = self._queries.find_narinfo(cache, hash_part)
             if row is None or not row[0]:
-                self._check_pull(find_value(headers, b"authorization"), cache, row is not None)
+                self._check(headers, peer, cache, has_cache=row is not None)
         except (IcehouseError, sqlite3.Error) as exc:
             return _refuse(exc, counters=self._narinfo, began=began, is_head=is_head)
         assert row is not None  # noqa: S101  `check_pull` never passes for an absent cache
@@ -184,12 +211,12 @@ class HotRoutes:
         self._narinfo.count(head.status, time.perf_counter() - began, 0 if is_head else len(body))
         return SmallAnswer(head, body)
 
-    def _answer_cache_info(self, cache: str, headers: Iterable[Header], *, is_head: bool) -> SmallAnswer:
+    def _answer_cache_info(self, cache: str, headers: Iterable[Header], peer: str, *, is_head: bool) -> SmallAnswer:
         began = time.perf_counter()
         try:
             row = self._queries.find_cache_info(cache)
             if row is None or not row.is_public:
-                self._check_pull(find_value(headers, b"authorization"), cache, row is not None)
+                self._check(headers, peer, cache, has_cache=row is not None)
         except (IcehouseError, sqlite3.Error) as exc:
             return _refuse(exc, counters=self._cache_info, began=began, is_head=is_head)
         assert row is not None  # noqa: S101  as above
@@ -233,6 +260,10 @@ class HotRoutes:
             self._nar.count(status, time.perf_counter() - began, sent)
         return None
 
+    def _check(self, headers: Iterable[Header], peer: str, cache: str, *, has_cache: bool) -> None:
+        address = self._find_client(peer, headers)
+        self._check_pull(find_value(headers, b"authorization"), address, cache, has_cache=has_cache)
+
     def _find_nar(self, scope: Scope, cache: str, nar_hash: str) -> NarRow:
         try:
             digest = nix32.decode(nar_hash, 32)
@@ -240,7 +271,7 @@ class HotRoutes:
             digest = b""  # 52 letters can say a little more than 256 bits; no NAR has such a hash.
         row = self._queries.find_nar(cache, digest)
         if row is None or not row.is_public:
-            self._check_pull(find_header(scope, b"authorization"), cache, row is not None)
+            self._check(scope["headers"], find_peer(scope), cache, has_cache=row is not None)
         assert row is not None  # noqa: S101  as above
         return row
 

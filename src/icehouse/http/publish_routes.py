@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Final, cast
+from typing import Any, Final, cast
 
 from litestar import Request, Response, get, post, put
-from litestar.params import HeaderParameter
 
 from icehouse.api.publish import (
     ChunksMissingAnswer,
@@ -29,15 +28,13 @@ from icehouse.nix import nix32
 from icehouse.nix.hashes import SHA256_SIZE_BYTES, parse_sha256
 from icehouse.rules.access import Permission
 from icehouse.rules.packs import MAX_INDEX_BYTES, MAX_PACK_BYTES
+from icehouse.services.access import Credential
 
 MAX_JSON_BYTES: Final = 4 * 1024 * 1024
 MAX_RECORDS_BYTES: Final = 16 * 1024 * 1024
 """Bodies with recipes or path records, base64 and JSON included."""
 
 MAX_UPLOAD_BYTES: Final = 4 + MAX_INDEX_BYTES + MAX_PACK_BYTES
-
-Credential = Annotated[str | None, HeaderParameter(name="authorization", include_in_schema=False)]
-"""The ``Authorization`` header."""
 
 Address = str | None
 """Where the request comes from."""

@@ -47,4 +47,4 @@ async def exchange_identity(data: ExchangeRequest, parts: ServerParts, credentia
 
     An identity token counts once; again only with the token that it gave, in `Authorization`. Every refusal is 401.
     """
-    return await parts.exchange.exchange(data, credential)
+    return await parts.exchange.exchange(data, credential.header)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import Connection
 
 from icehouse.db.caches import CacheRow, find_cache
 from icehouse.db.engine import Database, database_errors
-from icehouse.db.tokens import find_grant_now, find_token, note_uses
+from icehouse.db.tokens import TokenUse, find_grant_now, find_token, note_uses
 from icehouse.errors import Unauthenticated
 from icehouse.rules.access import (
     Grant,
@@ -25,6 +25,16 @@ from icehouse.rules.access import (
 
 
 @dataclass(frozen=True, slots=True)
+class Credential:
+    """What a request says of who sends it."""
+
+    header: str | None = field(default=None, repr=False)
+    """``Authorization``, if it has that."""
+    address: str | None = None
+    """Of the client, as far as the server and its trusted proxies know."""
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A cache, and who may do to it what was asked for."""
 
@@ -34,48 +44,48 @@ class Entry:
 
 
 class Access:
-    """Checks credentials against the database each time, so that a revocation holds at once. Belongs to one event loop.
+    """Checks credentials against the database each time, so that a revocation holds at once in every process.
 
-    A token is found by its SHA-256 in an index. That takes no constant time, and need not: whoever measures it learns
-    about the hash of what they sent, from which no way leads to a token of another hash.
+    Belongs to one event loop. A token is found by its SHA-256 in an index. That takes no constant time, and need not:
+    whoever measures it learns about the hash of what they sent, from which no way leads to a token of another hash.
     """
 
     def __init__(self, database: Database, *, clock: Callable[[], int]) -> None:
         self._database = database
         self._clock = clock
-        self._last_used_at: dict[int, int] = {}
+        self._last_uses: dict[int, TokenUse] = {}
 
-    async def identify(self, credential: str | None) -> Grant | None:
-        """What the ``Authorization`` header *credential* allows; `None`: there is no header.
+    async def identify(self, credential: Credential) -> Grant | None:
+        """What *credential* allows; `None`: it has no header.
 
         Raises:
             Unauthenticated: the credentials are malformed, unknown, expired or revoked.
         """
-        token = parse_authorization(credential)
+        token = parse_authorization(credential.header)
         if token is None:
             return None
         token_hash = hash_token(token)
         grant = await self._database.read(lambda connection: self._find_grant(connection, token_hash))
-        self._last_used_at[grant.token_id] = self._clock()
+        self._last_uses[grant.token_id] = TokenUse(self._clock(), credential.address)
         return grant
 
-    def identify_now(self, reader: sqlite3.Connection, credential: str | None, now: int) -> Grant | None:
+    def identify_now(self, reader: sqlite3.Connection, credential: Credential, now: int) -> Grant | None:
         """As `identify`, over a plain connection and at once: one indexed read. Errors of SQLite pass as they are.
 
         Raises:
             Unauthenticated: the credentials are malformed, unknown, expired or revoked.
         """
-        token = parse_authorization(credential)
+        token = parse_authorization(credential.header)
         if token is None:
             return None
         grant = find_grant_now(reader, hash_token(token), now)
         if grant is None:
             raise invalid_credentials()
-        self._last_used_at[grant.token_id] = now
+        self._last_uses[grant.token_id] = TokenUse(now, credential.address)
         return grant
 
-    async def enter(self, cache_name: str, permission: Permission, credential: str | None) -> Entry:
-        """The cache of that name, if who sends the ``Authorization`` header *credential* has *permission* on it.
+    async def enter(self, cache_name: str, permission: Permission, credential: Credential) -> Entry:
+        """The cache of that name, if who sends *credential* has *permission* on it.
 
         Raises:
             Unauthenticated: credentials are needed, and there are no valid ones.
@@ -85,7 +95,7 @@ class Access:
         token_hash: bytes | None = None
         is_malformed = False
         try:
-            token = parse_authorization(credential)
+            token = parse_authorization(credential.header)
             token_hash = None if token is None else hash_token(token)
         except Unauthenticated:
             is_malformed = True
@@ -113,22 +123,22 @@ class Access:
 
         entry = await self._database.read(work)
         if entry.grant is not None:
-            self._last_used_at[entry.grant.token_id] = self._clock()
+            self._last_uses[entry.grant.token_id] = TokenUse(self._clock(), credential.address)
         return entry
 
     async def flush(self) -> None:
-        """Write when tokens were last used. What could not be written is kept for the next time.
+        """Write when and from where tokens were last used. What could not be written is kept for the next time.
 
         Raises:
             StorageError: the database could not be written.
         """
-        noted, self._last_used_at = self._last_used_at, {}
+        noted, self._last_uses = self._last_uses, {}
         if not noted:
             return
         try:
             await self._database.write(lambda connection: note_uses(connection, noted))
         except BaseException:
-            self._last_used_at = noted | self._last_used_at
+            self._last_uses = noted | self._last_uses
             raise
 
     def _find_grant(self, connection: Connection, token_hash: bytes) -> Grant:
@@ -147,14 +157,14 @@ class HotAccess:
         self._path = path
         self._clock = clock
 
-    def check_pull(self, header: bytes | None, cache_name: str, has_cache: bool) -> None:  # noqa: FBT001  the routes' signature
+    def check_pull(self, header: bytes | None, address: str, cache_name: str, *, has_cache: bool) -> None:
         """Return if who sends the ``Authorization`` header may pull from a cache that is not public, and is there.
 
         Raises:
             Unauthenticated: there are no valid credentials.
             NotFound: there is no such cache, or this caller may not know of it.
         """
-        credential = None if header is None else header.decode("latin-1")
+        credential = Credential(None if header is None else header.decode("latin-1"), address)
         with database_errors(self._path):
             grant = self._access.identify_now(self._reader, credential, self._clock())
         check_access(grant, Permission.PULL, cache_name, is_public=False if has_cache else None)

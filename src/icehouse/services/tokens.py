@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from sqlalchemy import Connection
@@ -72,11 +72,11 @@ class Tokens:
         """
         administrator = check_may_administer_tokens(grant)
         rows = await self._database.read(list_tokens)
-        return [view_of(row) for row in rows if may_see_token(administrator, row.grant())]
+        return [view for row, view in _views(rows) if may_see_token(administrator, row.grant())]
 
     async def list_tokens_on_server(self) -> list[TokenView]:
         """All tokens, revoked and expired ones too, oldest first."""
-        return [view_of(row) for row in await self._database.read(list_tokens)]
+        return [view for _, view in _views(await self._database.read(list_tokens))]
 
     async def show_own_token(self, grant: Grant | None) -> TokenView:
         """The caller's own token, which needs no permission.
@@ -86,7 +86,12 @@ class Tokens:
         """
         if grant is None:
             raise Unauthenticated("which token? None came with the request")
-        return view_of(await self._database.read(lambda connection: get_token(connection, grant.token_id)))
+
+        def work(connection: Connection) -> TokenView:
+            row = get_token(connection, grant.token_id)
+            return view_of(row, None if row.created_by is None else get_token(connection, row.created_by).description)
+
+        return await self._database.read(work)
 
     async def revoke_token(self, token_id: int, grant: Grant | None, actor: Actor) -> None:
         """Make a token invalid at once; one that is so already stays so. A token may always revoke itself.
@@ -151,7 +156,8 @@ class Tokens:
             record(connection, actor, Action.TOKEN_CREATE, pattern, str(row.id), new=audited(row), now=now)
             return row
 
-        return TokenCreated(token=token, view=view_of(await self._database.write(work)))
+        creator = None if administrator is None else administrator.description
+        return TokenCreated(token=token, view=view_of(await self._database.write(work), creator))
 
 
 def _revoke(connection: Connection, row: TokenRow, actor: Actor, *, now: int) -> None:
@@ -162,7 +168,7 @@ def _revoke(connection: Connection, row: TokenRow, actor: Actor, *, now: int) ->
 
 def audited(row: TokenRow) -> dict[str, object]:
     """What the audit log holds of a token."""
-    view = view_of(row)
+    view = view_of(row, None)
     return {
         "description": view.description,
         "permissions": view.permissions,
@@ -171,7 +177,7 @@ def audited(row: TokenRow) -> dict[str, object]:
     }
 
 
-def view_of(row: TokenRow) -> TokenView:
+def view_of(row: TokenRow, created_by_description: str | None) -> TokenView:
     """What is told of a token."""
     return TokenView(
         id=row.id,
@@ -180,10 +186,18 @@ def view_of(row: TokenRow) -> TokenView:
         cache_pattern=row.cache_pattern,
         created_at=row.created_at,
         created_by=row.created_by,
+        created_by_description=created_by_description,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
         last_used_at=row.last_used_at,
+        last_used_from=row.last_used_from,
     )
+
+
+def _views(rows: Sequence[TokenRow]) -> list[tuple[TokenRow, TokenView]]:
+    """All tokens that people made, each with what is told of it."""
+    descriptions = {row.id: row.description for row in rows}
+    return [(row, view_of(row, descriptions.get(row.created_by or 0))) for row in rows]
 
 
 def _parse_description(text: str) -> str:
