@@ -26,6 +26,7 @@ _MAX_WORKERS: Final = 64
 _MAX_PORT: Final = 65_535
 _MAX_SECONDS: Final = 366 * 86_400
 _MAX_BACKUPS: Final = 10_000
+_MAX_RATE: Final = 1_000_000
 _TIME_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _SIZE_UNITS: Final = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 
@@ -82,6 +83,15 @@ class ServerSettings:
     """How fast the server reads back what it keeps, for ever, to find damage before a client does. Faster finds it
     sooner, and takes more of the disk and the processor from requests. 0: only `icehouse verify` does it. Also written
     with a unit: `4MiB`."""
+
+    requests_per_second: int = 200
+    """How many requests to the API each token, and each address, may send a second in the long run, to each worker; ten
+    times as many at once. Beyond, they are told to wait (429), which `icehouse push` does. What Nix reads and uploads
+    is not limited, nor are loopback addresses. 0: no limit."""
+
+    failed_logins_per_minute: int = 60
+    """How many requests with wrong credentials each address may send to the API a minute, to each worker. Beyond, those
+    are told to wait (429), and so is a token that was not accepted before. 0: no limit."""
 
     @property
     def address(self) -> str:
@@ -250,4 +260,6 @@ _PARSERS: Final[dict[str, Callable[[object], object]]] = {
     "collect_seconds": _parse_seconds,
     "keep_backups": _parse_number(0, _MAX_BACKUPS),
     "verify_speed": _parse_speed,
+    "requests_per_second": _parse_number(0, _MAX_RATE),
+    "failed_logins_per_minute": _parse_number(0, _MAX_RATE),
 }

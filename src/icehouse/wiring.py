@@ -218,6 +218,8 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             parameters=make_parameters(settings),
             clock=clock,
             trusted_proxies=settings.trusted_proxies,
+            requests_per_second=settings.requests_per_second,
+            failed_logins_per_minute=settings.failed_logins_per_minute,
         )
         hot = HotParts(
             queries=ServingQueries(reader),

@@ -114,7 +114,9 @@ def run_server(folder: Path, *options: str) -> Generator[RunningServer]:
     """A server over *folder*, from the moment when it answers until it ended in good order."""
     with tempfile.TemporaryDirectory() as logs:
         log = Path(logs) / "log"
-        arguments = [sys.executable, "-m", "icehouse", "serve", "--port", "0", "--data-dir", str(folder), *options]
+        arguments = [sys.executable, "-m", "icehouse", "serve", "--port", "0", "--data-dir", str(folder)]
+        # Tests send more wrong credentials than people do.
+        arguments += ["--failed-logins-per-minute", "0", *options]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ICEHOUSE_")}
         with log.open("wb") as stderr:
             process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=stderr, env=environment)

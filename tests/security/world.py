@@ -324,7 +324,14 @@ class World:
 @contextlib.asynccontextmanager
 async def open_world(folder: Path) -> AsyncGenerator[World]:
     """A server over *folder* without maintenance, ready to be asked."""
-    settings = ServerSettings(data_dir=folder, collect_seconds=0, keep_backups=0, verify_speed=0)
+    settings = ServerSettings(
+        data_dir=folder,
+        collect_seconds=0,
+        keep_backups=0,
+        verify_speed=0,
+        requests_per_second=0,
+        failed_logins_per_minute=0,
+    )
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
     with noted_connections(), start(DataFolder(folder), clock=clock, draw=lambda size: bytes([size]) * size) as started:
         assert started.first_token is not None

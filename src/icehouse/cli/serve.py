@@ -49,6 +49,14 @@ def serve(  # noqa: PLR0913  each is an option of the command
         str | None,
         typer.Option(metavar="SIZE", help="How fast to read everything back, for ever; 0: never.", show_default="1MiB"),
     ] = None,
+    requests_per_second: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="API requests for each token and address; 0: any.", show_default="200"),
+    ] = None,
+    failed_logins_per_minute: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Wrong credentials from each address; 0: any.", show_default="60"),
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     log_format: Annotated[
         str | None, typer.Option(help="console, json, or auto: console on a terminal.", show_default="auto")
@@ -71,6 +79,8 @@ def serve(  # noqa: PLR0913  each is an option of the command
         "collect_seconds": collect_seconds,
         "keep_backups": keep_backups,
         "verify_speed": verify_speed,
+        "requests_per_second": requests_per_second,
+        "failed_logins_per_minute": failed_logins_per_minute,
         "log_level": log_level,
         "log_format": log_format,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, cast
@@ -37,6 +38,7 @@ from icehouse.http.cache_files import CacheFiles, FileRoute
 from icehouse.http.errors import answer_error
 from icehouse.http.front import Front
 from icehouse.http.hot import HotParts, HotRoutes, SmallAnswer
+from icehouse.http.limits import Limits
 from icehouse.http.parts import ServerParts
 from icehouse.rules.audit import Origin
 from icehouse.services.access import Credential
@@ -97,8 +99,15 @@ FILE_ROUTES: tuple[FileRoute, ...] = (
 def make_app(parts: ServerParts, hot: HotParts) -> HotRoutes:
     """The application for HTTP requests: the hot routes, before what stands around the API, before the API."""
     api = make_api(parts)
-    front = Front(
+    limits = Limits(
         cast("Application", api),
+        requests_per_second=parts.requests_per_second,
+        failed_logins_per_minute=parts.failed_logins_per_minute,
+        is_accepted=parts.access.is_accepted,
+        clock=time.monotonic,
+    )
+    front = Front(
+        limits,
         CacheFiles(parts, FILE_ROUTES),
         parts.counters,
         trusted_proxies=parts.trusted_proxies,

@@ -89,6 +89,10 @@ class ServerParts:
     parameters: ServerParameters
     clock: Callable[[], int]
     """Gives seconds since the epoch."""
+    requests_per_second: int = 0
+    """Of the API, for each token and each address; 0: no limit."""
+    failed_logins_per_minute: int = 0
+    """For each address; 0: no limit."""
     trusted_proxies: tuple[str, ...] = ()
     """Networks of proxies whose word about a client's address is believed."""
     uploads: UploadSlots = field(default_factory=lambda: UploadSlots(MAX_UPLOADS_AT_ONCE))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -22,6 +24,9 @@ from icehouse.rules.access import (
     no_such_cache,
     parse_authorization,
 )
+
+MAX_ACCEPTED: Final = 10_000
+"""Tokens of which a process remembers that they were valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,7 @@ class Access:
         self._database = database
         self._clock = clock
         self._last_uses: dict[int, TokenUse] = {}
+        self._accepted: OrderedDict[bytes, None] = OrderedDict()
 
     async def identify(self, credential: Credential) -> Grant | None:
         """What *credential* allows; `None`: it has no header.
@@ -66,7 +72,7 @@ class Access:
             return None
         token_hash = hash_token(token)
         grant = await self._database.read(lambda connection: self._find_grant(connection, token_hash))
-        self._last_uses[grant.token_id] = TokenUse(self._clock(), credential.address)
+        self._note_use(token_hash, grant, TokenUse(self._clock(), credential.address))
         return grant
 
     def identify_now(self, reader: sqlite3.Connection, credential: Credential, now: int) -> Grant | None:
@@ -78,10 +84,11 @@ class Access:
         token = parse_authorization(credential.header)
         if token is None:
             return None
-        grant = find_grant_now(reader, hash_token(token), now)
+        token_hash = hash_token(token)
+        grant = find_grant_now(reader, token_hash, now)
         if grant is None:
             raise invalid_credentials()
-        self._last_uses[grant.token_id] = TokenUse(now, credential.address)
+        self._note_use(token_hash, grant, TokenUse(now, credential.address))
         return grant
 
     async def enter(self, cache_name: str, permission: Permission, credential: Credential) -> Entry:
@@ -122,8 +129,8 @@ class Access:
             return Entry(cache, grant)
 
         entry = await self._database.read(work)
-        if entry.grant is not None:
-            self._last_uses[entry.grant.token_id] = TokenUse(self._clock(), credential.address)
+        if entry.grant is not None and token_hash is not None:
+            self._note_use(token_hash, entry.grant, TokenUse(self._clock(), credential.address))
         return entry
 
     async def flush(self) -> None:
@@ -140,6 +147,22 @@ class Access:
         except BaseException:
             self._last_uses = noted | self._last_uses
             raise
+
+    def is_accepted(self, header: str) -> bool:
+        """Tell whether the token in an ``Authorization`` header was valid lately, in this process. Asks nobody."""
+        try:
+            token = parse_authorization(header)
+        except Unauthenticated:
+            return False
+        return token is not None and hash_token(token) in self._accepted
+
+    def _note_use(self, token_hash: bytes, grant: Grant, use: TokenUse) -> None:
+        self._last_uses[grant.token_id] = use
+        accepted = self._accepted
+        accepted[token_hash] = None
+        accepted.move_to_end(token_hash)
+        if len(accepted) > MAX_ACCEPTED:
+            accepted.popitem(last=False)
 
     def _find_grant(self, connection: Connection, token_hash: bytes) -> Grant:
         row = find_token(connection, token_hash)
