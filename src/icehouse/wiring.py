@@ -65,6 +65,7 @@ from icehouse.services.pins import Pins
 from icehouse.services.publish import MAX_HASH_PARTS, MAX_PATHS, Publisher
 from icehouse.services.realisations import Realisations
 from icehouse.services.recent_chunks import RecentChunks
+from icehouse.services.revocations import Revocations
 from icehouse.services.signing import Sealer, Signer
 from icehouse.services.start import DataFolder, open_databases, start
 from icehouse.services.tokens import Tokens
@@ -200,6 +201,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             caches=Caches(database, blobs, sealer, public_url=settings.url, clock=clock, draw=secrets.token_bytes),
             tokens=Tokens(database, clock=clock, draw=secrets.token_bytes),
             trust=Trust(database, public_url=settings.url, clock=clock),
+            revocations=Revocations(database, access_database, clock, flush_uses=access_times.flush),
             exchange=Exchange(database, keyring, clock=clock, draw=secrets.token_bytes),
             packs=PackReceiver(database, blobs, workers, recent, clock),
             nars=nars,

@@ -70,6 +70,7 @@ COMMANDS = [
     "trust add",
     "trust list",
     "trust remove",
+    "revoke",
     "use",
     "remove",
     "doctor",

@@ -155,3 +155,25 @@ def test_rule_that_trusts_everybody_on_github_is_refused(admin: User, team: str)
     github = "https://token.actions.githubusercontent.com"
     done = admin.try_icehouse("trust", "add", team, "--issuer", github, "--claim", "ref=refs/heads/main", "-a", "push")
     assert (done.code, "everybody can have jobs" in done.err) == (1, True)
+
+
+def test_what_a_run_published_is_revoked_and_that_is_undone(
+    admin: User, builder: PrivateNix, team: str, start_job: Callable[..., User]
+) -> None:
+    middle, top = builder.build(CLOSURE, "middle"), builder.build(CLOSURE, "top")
+    start_job(run_id="666").icehouse("push", team, "--store", str(builder.root), middle)
+    admin.icehouse("push", team, "--store", str(builder.root), top)
+    by = ("--by", "repository=org/app", "--by", "run=666", "--since", "1h")
+    told = admin.icehouse("revoke", team, *by, "--dry-run").out
+    assert told.endswith("3 paths would be hidden.\n")
+    assert admin.icehouse("cache", "show", team, "--json").json["paths"] == 3
+    done = admin.icehouse("revoke", team, *by, "--json").json
+    assert {path["path"].partition("-")[2] for path in done["paths"]} == {"base", "middle", "top"}
+    assert admin.icehouse("cache", "show", team, "--json").json["paths"] == 0
+    assert "`icehouse revoke --undo`" in admin.icehouse("path", "why", team, middle).out
+    again = start_job(run_id="666").try_icehouse("push", team, "--store", str(builder.root), middle)
+    assert (again.code, f"is revoked (revocation {done['id']})" in again.err) == (3, True)
+    assert admin.icehouse("revoke", "--undo", str(done["id"])).out.count("restored team/") == 3
+    assert admin.icehouse("cache", "show", team, "--json").json["paths"] == 3
+    assert "undone" in admin.icehouse("revoke", "--list").out
+    assert admin.try_icehouse("revoke", team).code == 2

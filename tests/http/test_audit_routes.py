@@ -67,6 +67,8 @@ SETTINGS: dict[str, object] = {
 TOKEN: dict[str, object] = {"description": "CI", "permissions": ["pull"], "cache_pattern": "team-*"}
 OF_TOKEN = {**TOKEN, "expires_at": None}
 PIN: dict[str, object] = {"store_path": APP, "revision": 1, "artifacts": [], "keep_days": None, "keep_revisions": 3}
+REVOCATION = {"by": {"repository": "nobody/nothing"}, "since": 0}
+REVOKED = {"by": "repository=nobody/nothing", "since": 0, "until": None, "paths": 0}
 TRUST: dict[str, object] = {
     "issuer": "https://issuer.example.org",
     "audience": "cache",
@@ -146,6 +148,20 @@ EXAMPLES = {
         before=(("POST", "/api/v1/caches/CACHE/trust", TRUST),),
         is_repeatable=False,
     ),
+    "POST /api/v1/revocations": Example(
+        "/api/v1/revocations", REVOCATION, "revocation.add", "NUMBER", None, REVOKED, pattern="*", is_repeatable=False
+    ),
+    "POST /api/v1/revocations/{revocation_id}/undo": Example(
+        "/api/v1/revocations/NUMBER/undo",
+        None,
+        "revocation.undo",
+        "NUMBER",
+        None,
+        {"by": "repository=nobody/nothing", "paths": 0},
+        pattern="*",
+        before=(("POST", "/api/v1/revocations", REVOCATION),),
+        is_repeatable=False,
+    ),
     "POST /api/v1/tokens": Example(
         "/api/v1/tokens", TOKEN, "token.create", "NUMBER", None, OF_TOKEN, pattern="team-*", is_repeatable=False
     ),
@@ -162,7 +178,11 @@ EXAMPLES = {
 }
 
 
-MADE_BY = {"POST /api/v1/tokens": "token", "POST /api/v1/caches/{cache_name}/trust": "trust_rule"}
+MADE_BY = {
+    "POST /api/v1/tokens": "token",
+    "POST /api/v1/caches/{cache_name}/trust": "trust_rule",
+    "POST /api/v1/revocations": "revocation",
+}
 """What makes something with a number, and its table."""
 
 

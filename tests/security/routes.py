@@ -117,7 +117,7 @@ class Rule:
     needs: Permission | Need
     path: str
     """``{cache}`` stands for the cache's name, ``{token}`` for the number of a token of its user, ``{trust}`` for that
-    of its trust rule."""
+    of its trust rule, ``{revocation}`` for that of the latest revocation."""
     body: bytes | None = None
     granted: int | Mapping[Cache, int] = 200
     """The status where it is allowed and done, which is none of those that refuse."""
@@ -279,6 +279,14 @@ RULES: Final[dict[str, Rule]] = {
     ),
     # The audit log
     "GET /api/v1/audit": Rule(Need.ADMIN_SOMEWHERE, "/api/v1/audit"),
+    # Revocations
+    "POST /api/v1/revocations": Rule(
+        Need.ADMIN_EVERYWHERE, "/api/v1/revocations", _json(by={"token": "1"}, since=0, dry_run=True)
+    ),
+    "GET /api/v1/revocations": Rule(Need.ADMIN_EVERYWHERE, "/api/v1/revocations"),
+    "POST /api/v1/revocations/{revocation_id}/undo": Rule(
+        Need.ADMIN_EVERYWHERE, "/api/v1/revocations/{revocation}/undo", undo=("revoke nobody",)
+    ),
     # The binary cache
     **_reads(
         ("/{cache}/nix-cache-info", "/{cache}/nix-cache-info"),

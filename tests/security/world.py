@@ -159,6 +159,8 @@ class World:
     victims: dict[Cache, int] = field(default_factory=dict[Cache, int])
     trusted: dict[str, int] = field(default_factory=dict[str, int])
     """The trust rule of each cache; in one that is not there, a number."""
+    revocation: int = 0
+    """Of what nobody published."""
     _drawn: int = 0
 
     async def ask(
@@ -188,6 +190,7 @@ class World:
     async def see(self, method: str, rule: Rule, caller: Caller, cache: Cache) -> Seen:
         """Send the request of *rule* as *caller*."""
         path = rule.path.replace("{cache}", cache).replace("{token}", str(self.victims[cache]))
+        path = path.replace("{revocation}", str(self.revocation))
         path = path.replace("{trust}", str(self.trusted.get(cache, 999_999_999)))
         body = None if rule.body is None else rule.body.replace(b"{cache}", cache.encode())
         with noted_statements() as statements:
@@ -213,6 +216,8 @@ class World:
                     await self.do("POST", f"/api/v1/caches/{cache}/paths/{STOCK_PATH[:32]}/restore")
                 case "put pin":
                     await self.do("PUT", f"/api/v1/caches/{cache}/pins/passing", {"store_path": HELLO})
+                case "revoke nobody":
+                    await self.revoke_nobody()
                 case "add trust":
                     await self.add_trust(cache)
                 case "remove trust":
@@ -244,6 +249,11 @@ class World:
             await self.do("PUT", f"/{name}/{file}", LOG if rule.body is None else rule.body)
 
         await self.add_trust(name)
+
+    async def revoke_nobody(self) -> None:
+        """Make a revocation that hides nothing."""
+        answer = await self.do("POST", "/api/v1/revocations", {"by": {"repository": "nobody/nothing"}, "since": 0})
+        self.revocation = msgspec.json.decode(answer.body)["id"]
 
     async def add_trust(self, name: str) -> None:
         """Make a cache trust somebody."""
@@ -300,6 +310,7 @@ class World:
             for caller in CALLERS:
                 self.credentials[caller.name, cache] = await self._credential(caller, cache)
         self.victims[Cache.ABSENT] = 999_999_999
+        await self.revoke_nobody()
         await self._open_connections()
 
     async def _open_connections(self) -> None:

@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "resolve": ("icehouse.cli.pin", "resolve"),
     "unpin": ("icehouse.cli.pin", "unpin"),
     "path": ("icehouse.cli.path", "app"),
+    "revoke": ("icehouse.cli.revoke", "revoke"),
     "doctor": ("icehouse.cli.doctor", "doctor"),
     "gc": ("icehouse.cli.gc", "gc"),
     "audit": ("icehouse.cli.audit", "audit"),

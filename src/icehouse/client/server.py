@@ -39,6 +39,7 @@ from icehouse.api.publish import (
     PathsAnswer,
     PathsRequest,
 )
+from icehouse.api.revocations import RevocationAnswer, RevocationCreate, RevocationView, UndoAnswer
 from icehouse.api.server import Problem, ServerParameters
 from icehouse.api.tokens import TokenCreate, TokenCreated, TokenView
 from icehouse.api.trust import ExchangeAnswer, ExchangeRequest, TrustCreate, TrustView
@@ -203,6 +204,19 @@ class Server:
     async def list_changes(self, query: Mapping[str, str]) -> AuditPage:
         """The newest entries of the audit log that match a query, as the API names its parts; a page of them."""
         return await self._get(f"/audit?{urlencode(query)}", AuditPage)
+
+    async def revoke(self, body: RevocationCreate) -> RevocationAnswer:
+        """Hold back what somebody published. Not tried again once it was sent."""
+        return await self._post("/revocations", body, RevocationAnswer, is_repeatable=False)
+
+    async def list_revocations(self) -> list[RevocationView]:
+        """All revocations."""
+        return await self._get("/revocations", list[RevocationView])
+
+    async def undo_revocation(self, revocation_id: int) -> UndoAnswer:
+        """End a revocation."""
+        path = f"/revocations/{revocation_id}/undo"
+        return self._parse(await self._request("POST", path), UndoAnswer, path)
 
     async def show_path(self, cache: str, hash_part: str) -> PathView:
         """A visible path."""

@@ -102,17 +102,18 @@ def find_names(connection: Connection, cache_id: int, hash_parts: Collection[Has
     }
 
 
-def find_damaged(connection: Connection, cache_id: int, hash_parts: Collection[HashPart]) -> set[HashPart]:
-    """Those of *hash_parts* that damage hid, or hit while they were hidden for another reason.
+def find_barred(connection: Connection, cache_id: int, hash_parts: Collection[HashPart]) -> set[HashPart]:
+    """Those of *hash_parts* that damage hid, or hit while they were hidden for another reason, and those revoked.
 
-    They come back when it is mended, and by nothing else.
+    They come back when it is mended or undone, or by a push of their own, and by nothing else.
     """
-    hit_by_damage = path.c.hidden_because.startswith(DAMAGED, autoescape=True)
+    is_damaged = path.c.hidden_because.startswith(DAMAGED, autoescape=True)
+    is_barred = is_damaged | path.c.revocation_id.is_not(None)
     rows = [
         row
         for batch in _batches(list(hash_parts))
         for row in connection.execute(
-            select(path.c.hash_part, path.c.nar_id, hit_by_damage.label("is_hit")).where(
+            select(path.c.hash_part, path.c.nar_id, is_barred.label("is_hit")).where(
                 path.c.cache_id == cache_id, path.c.hash_part.in_(batch), path.c.hidden_at.is_not(None)
             )
         )
@@ -124,7 +125,7 @@ def find_damaged(connection: Connection, cache_id: int, hash_parts: Collection[H
 def find_restorable(connection: Connection, cache_id: int, hash_parts: Collection[HashPart]) -> dict[HashPart, PathRow]:
     """Those of *hash_parts* that are hidden and can come back, with all hidden paths that must come back with them.
 
-    One can if all that it reaches is in the cache, visible or hidden, or external, and none of it is damaged.
+    One can if all that it reaches is in the cache, visible or hidden, or external, and none of it damaged or revoked.
     """
     found: dict[HashPart, PathRow] = {}
     absent: set[HashPart] = set()
@@ -132,10 +133,10 @@ def find_restorable(connection: Connection, cache_id: int, hash_parts: Collectio
     while frontier:
         rows = load_paths(connection, cache_id, frontier)
         hidden = {hash_part: row for hash_part, row in rows.items() if row.hidden_at is not None}
-        damaged = find_damaged(connection, cache_id, hidden.keys())
-        for hash_part in damaged:
+        barred = find_barred(connection, cache_id, hidden.keys())
+        for hash_part in barred:
             del hidden[hash_part]
-        absent |= damaged | frontier - rows.keys() - load_externals(connection, cache_id, frontier - rows.keys()).keys()
+        absent |= barred | frontier - rows.keys() - load_externals(connection, cache_id, frontier - rows.keys()).keys()
         found |= hidden
         reached = {reference.hash_part for row in hidden.values() for reference in row.references}
         frontier = reached - found.keys() - absent
@@ -201,6 +202,7 @@ def _values(nar_id: int, row: PathRow) -> dict[str, object]:
         "hidden_because": None,
         "published_by": row.published_by,
         "published_from": row.published_from,
+        "revocation_id": None,
     }
 
 

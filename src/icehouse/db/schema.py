@@ -124,6 +124,21 @@ trust_rule = Table(
 )
 """Whose jobs may have tokens of a cache."""
 
+revocation = Table(
+    "revocation",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("target", Text, nullable=False, doc="JSON: a token's number, or values of jobs"),
+    Column("since", Integer, nullable=False),
+    Column("until", Integer, doc="null: what is published from now on is meant too"),
+    Column("cache_id", Integer, ForeignKey("cache.id", ondelete="CASCADE"), doc="null: of all caches"),
+    Column("created_at", Integer, nullable=False),
+    Column("created_by", Integer, ForeignKey("token.id")),
+    Column("undone_at", Integer, doc="null: in force"),
+    sqlite_autoincrement=True,
+)
+"""Whose publications are held back."""
+
 used_id_token = Table(
     "used_id_token",
     metadata,
@@ -213,6 +228,7 @@ path = Table(
     Column("hidden_because", Text, doc="the rule that hid it, for people; null: visible"),
     Column("generation", Integer, nullable=False, server_default="0", doc="the cache's when it became visible"),
     Column("published_from", Text, doc="the address; null: not known"),
+    Column("revocation_id", Integer, doc="the revocation that holds it back; null: none does"),
     UniqueConstraint("cache_id", "hash_part"),
     Index("path_by_nar", "nar_id", "cache_id"),
     Index("path_by_generation", "cache_id", "generation"),

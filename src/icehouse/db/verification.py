@@ -410,7 +410,7 @@ def _restore(connection: Connection, cache_id: int, is_candidate: ColumnElement[
     rows = connection.execute(
         select(path.c.id, path.c.nar_id, path.c.hash_part, path.c.name, path.c.references)
         .where(path.c.cache_id == cache_id, path.c.hidden_at.is_not(None), is_candidate)
-        .where(path.c.hidden_because != ROWS_WRONG)
+        .where(path.c.hidden_because != ROWS_WRONG, path.c.revocation_id.is_(None))
     ).all()
     candidates = {row.hash_part: row for row in rows}
     wanted = {HashPart(reference[:32]) for row in rows for reference in row.references.split()}

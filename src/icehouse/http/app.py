@@ -27,6 +27,7 @@ from icehouse.http import (
     pin_routes,
     publish_routes,
     realisation_routes,
+    revocation_routes,
     server_routes,
     token_routes,
     trust_routes,
@@ -83,6 +84,9 @@ ROUTES = (
     trust_routes.remove_trust,
     trust_routes.exchange_identity,
     audit_routes.list_changes,
+    revocation_routes.revoke_publications,
+    revocation_routes.list_revocations,
+    revocation_routes.undo_revocation,
 )
 """Every route of the API."""
 

@@ -26,6 +26,7 @@ from icehouse.services.packs import PackReceiver
 from icehouse.services.pins import Pins
 from icehouse.services.publish import Publisher
 from icehouse.services.realisations import Realisations
+from icehouse.services.revocations import Revocations
 from icehouse.services.tokens import Tokens
 from icehouse.services.trash import Trash
 from icehouse.services.trust import Trust
@@ -72,6 +73,7 @@ class ServerParts:
     tokens: Tokens
     trust: Trust
     exchange: Exchange
+    revocations: Revocations
     packs: PackReceiver
     nars: NarRegistry
     publisher: Publisher

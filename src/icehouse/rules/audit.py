@@ -19,6 +19,8 @@ class Action(StrEnum):
     TOKEN_REVOKE = "token.revoke"  # noqa: S105  no secret
     TRUST_ADD = "trust.add"
     TRUST_REMOVE = "trust.remove"
+    REVOCATION_ADD = "revocation.add"
+    REVOCATION_UNDO = "revocation.undo"
     PIN_PUT = "pin.put"
     PIN_DELETE = "pin.delete"
     PATH_DELETE = "path.delete"

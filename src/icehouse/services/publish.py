@@ -29,6 +29,7 @@ from icehouse.db.paths import (
     restore_paths,
     set_signatures,
 )
+from icehouse.db.revocations import check_may_publish
 from icehouse.db.waiting import WaitingRow, delete_waiting, load_waiting_for, put_waiting
 from icehouse.errors import Conflict, InvalidFormat, TooLarge
 from icehouse.nix import nix32
@@ -211,7 +212,7 @@ class Publisher:
         is_patient: bool,
     ) -> PublishPlan | None:
         """Decide and do it, or give `None` if what was decided upon changed meanwhile."""
-        loaded = await self._database.read(partial(_load, cache=cache, batch=batch))
+        loaded = await self._database.read(partial(_load, cache=cache, batch=batch, origin=origin))
         plan = plan_publish(batch.records, loaded.facts)
         if plan.refused and not (is_patient and plan.may_wait == batch.records):
             return plan
@@ -326,9 +327,10 @@ def _find_evidence(
     return None
 
 
-def _load(connection: Connection, cache: CacheRow, batch: _Batch) -> _Loaded:
+def _load(connection: Connection, cache: CacheRow, batch: _Batch, origin: Origin) -> _Loaded:
     """What the decision needs, as the database has it now."""
     named = {record.store_path.hash_part for record in batch.records}
+    check_may_publish(connection, cache.id, origin.token_id, named)
     offered = {row.store_path.hash_part: (row, url) for row, url in batch.externals}
     waiting = load_waiting_for(connection, cache.id, named | offered.keys())
     records = [*batch.records, *(row.record for row in waiting.values())]
@@ -412,7 +414,7 @@ def _is_credible(signature: Signature, text: bytes, known_keys: Sequence[PublicK
 def _publish(connection: Connection, cache: CacheRow, batch: _Batch, changes: _Changes) -> bool:
     """The transaction. False, and nothing changed, if the database does not lead to the same plan any more."""
     get_cache(connection, cache.name)
-    loaded = _load(connection, cache, batch)
+    loaded = _load(connection, cache, batch, changes.origin)
     if plan_publish(batch.records, loaded.facts) != changes.plan or loaded.new_externals != changes.externals:
         return False
     for row, _ in changes.externals:

@@ -32,6 +32,7 @@ from icehouse.nix import nix32
 from icehouse.nix.hashes import render_sha256
 from icehouse.nix.store_paths import HASH_PART_LENGTH, HashPart
 from icehouse.rules.pins import kept_revisions
+from icehouse.rules.revocation import REVOCATION
 from icehouse.rules.verification import DAMAGED
 
 _MAX_SEARCHED: Final = 4_000  # paths that pins keep, each of which takes 14 to 20 µs in a cache of a million
@@ -146,6 +147,11 @@ def _explain_hidden(connection: Connection, cache: CacheRow, facts: PathFacts, h
         way_back = (
             f"Until {_render_time(until)} it is kept: a push of what is damaged heals it, and so does `icehouse verify "
             "--repair` on the server."
+        )
+    elif facts.hidden_because is not None and facts.hidden_because.startswith(REVOCATION):
+        way_back = (
+            f"Until {_render_time(until)} it is kept: `icehouse revoke --undo` brings it back, and so does a push "
+            "by somebody else of what is revoked."
         )
     else:
         way_back = (

@@ -90,8 +90,8 @@ class Trash:
             found = find_restorable(connection, cache.id, {hash_part})
             if hash_part not in found:
                 raise Conflict(
-                    f"{row.store_path} cannot be restored: it, or something that it reaches, is damaged or was purged "
-                    f"({row.hidden_because}). Push it again"
+                    f"{row.store_path} cannot be restored: it, or something that it reaches, is damaged, revoked or "
+                    f"purged ({row.hidden_because}). Push it again"
                 )
             restored = {each.id: each.store_path.base_name for each in found.values()}
             restore_paths(connection, list(restored), generation=next_generation(connection, cache.id))

@@ -1,0 +1,63 @@
+"""Bodies about revocations: holding back what somebody published."""
+
+import msgspec
+
+
+class RevocationCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of ``POST /api/v1/revocations``. Times are seconds since the epoch, UTC."""
+
+    by: dict[str, str]
+    """`token` and its number; or `issuer`, `subject`, `repository`, `ref`, `workflow`, `commit`, `run` of jobs."""
+    since: int
+    until: int | None = None
+    """Null: what is published from now on is refused, too."""
+    cache: str | None = None
+    """Null: in all caches."""
+    dry_run: bool = False
+
+
+class RevokedPath(msgspec.Struct, frozen=True, kw_only=True):
+    """A path that is, or would be, held back or hidden."""
+
+    path: str
+    """`<cache>/<base name>`."""
+    reaches: str | None
+    """Of one that was published by others: the base name of a revoked path that it needs."""
+    uses: int
+    """How often it was downloaded, named in a push, or called present. By whom is not known."""
+    last_used_at: int | None
+
+
+class RevocationAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a revocation did, or would do."""
+
+    id: int | None
+    """Its number. Null: it was not made."""
+    count: int
+    paths: list[RevokedPath]
+    """At most 10,000 of them."""
+    pins: list[str]
+    """Pins of which a revision is among them, as `<cache>/<pin>`."""
+
+
+class RevocationView(msgspec.Struct, frozen=True, kw_only=True):
+    """A revocation."""
+
+    id: int
+    by: str
+    since: int
+    until: int | None
+    cache: str | None
+    created_at: int
+    created_by: int | None
+    """The number of the token that made it."""
+    undone_at: int | None
+
+
+class UndoAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What became visible again."""
+
+    restored: list[str]
+    """As `<cache>/<base name>`."""
+    left: int
+    """How many paths stay hidden: something that they need was purged, is damaged, or is held back by another one."""
