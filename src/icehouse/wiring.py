@@ -54,6 +54,7 @@ from icehouse.services.contents import Contents
 from icehouse.services.exchange import Exchange
 from icehouse.services.flushing import flush_regularly
 from icehouse.services.issuer_keys import IssuerKeyring
+from icehouse.services.keys import Keys
 from icehouse.services.logs import Logs
 from icehouse.services.maintenance import Maintenance, MaintenancePlan
 from icehouse.services.nar_files import NarFiles
@@ -168,7 +169,8 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
         nar_files = NarFiles(database, reader, blobs)
         contents = Contents(database, nar_files, workers)
         sealer = Sealer(folder.secret.read_bytes())
-        publisher = Publisher(database, blobs, workers, Signer(database, sealer), clock, note_use=access_times.note)
+        signer = Signer(database, sealer)
+        publisher = Publisher(database, blobs, workers, signer, clock, note_use=access_times.note)
         nar_uploads = NarUploads(
             database,
             blobs,
@@ -199,6 +201,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             database=database,
             access=access,
             caches=Caches(database, blobs, sealer, public_url=settings.url, clock=clock, draw=secrets.token_bytes),
+            keys=Keys(database, sealer, signer, workers, clock=clock, draw=secrets.token_bytes),
             tokens=Tokens(database, clock=clock, draw=secrets.token_bytes),
             trust=Trust(database, public_url=settings.url, clock=clock),
             revocations=Revocations(database, access_database, clock, flush_uses=access_times.flush),

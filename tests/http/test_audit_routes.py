@@ -27,6 +27,8 @@ NOT_AUDITED = {
     "PUT /api/v1/caches/{cache_name}/packs",
     "POST /api/v1/caches/{cache_name}/nars",
     "POST /api/v1/caches/{cache_name}/paths",
+    # It does what activating a key said.
+    "POST /api/v1/caches/{cache_name}/keys/resign",
     # The job that got the token is kept beside it, and the log has an event for it.
     "POST /api/v1/oidc/token",
 }
@@ -76,6 +78,7 @@ TRUST: dict[str, object] = {
     "permissions": ["push"],
     "token_seconds": 600,
 }
+ADD_KEY: tuple[str, str, object] = ("POST", "/api/v1/caches/CACHE/keys", {})
 PUT_PIN = ("PUT", "/api/v1/caches/CACHE/pins/live", {"store_path": APP, "keep_revisions": 3})
 
 EXAMPLES = {
@@ -161,6 +164,33 @@ EXAMPLES = {
         pattern="*",
         before=(("POST", "/api/v1/revocations", REVOCATION),),
         is_repeatable=False,
+    ),
+    "POST /api/v1/caches/{cache_name}/keys": Example(
+        "/api/v1/caches/CACHE/keys",
+        {},
+        "key.add",
+        "CACHE.127.0.0.1-2",
+        None,
+        {"state": "staged"},
+        is_repeatable=False,
+    ),
+    "POST /api/v1/caches/{cache_name}/keys/activate": Example(
+        "/api/v1/caches/CACHE/keys/activate",
+        {"name": "CACHE.127.0.0.1-2"},
+        "key.activate",
+        "CACHE.127.0.0.1-2",
+        {"state": "staged"},
+        {"state": "active"},
+        before=(ADD_KEY,),
+    ),
+    "POST /api/v1/caches/{cache_name}/keys/retire": Example(
+        "/api/v1/caches/CACHE/keys/retire",
+        {"name": "CACHE.127.0.0.1-2"},
+        "key.retire",
+        "CACHE.127.0.0.1-2",
+        {"state": "staged"},
+        {"state": "retired"},
+        before=(ADD_KEY,),
     ),
     "POST /api/v1/tokens": Example(
         "/api/v1/tokens", TOKEN, "token.create", "NUMBER", None, OF_TOKEN, pattern="team-*", is_repeatable=False
@@ -268,7 +298,7 @@ def prepare(audited: Audited, route: str) -> Prepared:
         assert answer.status < 300, answer.body
         if method == "POST":
             made = answer.json()
-            number = str(made.get("view", made)["id"])
+            number = str(made.get("view", made).get("id"))
     if route in MADE_BY:
         with audited.connect() as database:
             number = str(database.execute(f"SELECT coalesce(max(id), 0) + 1 FROM {MADE_BY[route]}").fetchone()[0])  # noqa: S608
@@ -311,6 +341,8 @@ def test_change_is_one_row_and_one_event_with_who_and_where_and_what(audited: Au
     new: dict[str, Any] | None = entry["new"]
     if example.action in {"cache.create", "cache.delete"}:
         assert len((old or new or {}).pop("public_keys")) == 1
+    if example.action == "key.add":
+        assert (new or {}).pop("public_key").startswith(entry["subject"] + ":")
     assert (entry["action"], entry["cache_pattern"]) == (example.action, change.fill(example.pattern))
     assert entry["subject"] == (None if example.subject is None else change.fill(example.subject))
     assert (old, new) == (example.old, example.new)

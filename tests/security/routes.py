@@ -198,6 +198,7 @@ def _reads(*rules: tuple[str, str]) -> dict[str, Rule]:
 
 _CACHE: Final = "/api/v1/caches/{cache}"
 _PART: Final = HELLO[:32]
+_KEY: Final = b'{"name": "{cache}.127.0.0.1-1"}'
 _NEW: Final = {Cache.PUBLIC: 409, Cache.PRIVATE: 409, Cache.ABSENT: 201}
 
 RULES: Final[dict[str, Rule]] = {
@@ -277,6 +278,14 @@ RULES: Final[dict[str, Rule]] = {
         b'{"cache": "{cache}", "id_token": "%s"}' % FORGED_IDENTITY.encode(),
         granted=201,
     ),
+    # Keys
+    "GET /api/v1/caches/{cache_name}/keys": Rule(Permission.ADMIN, f"{_CACHE}/keys"),
+    "POST /api/v1/caches/{cache_name}/keys": Rule(Permission.ADMIN, f"{_CACHE}/keys", b"{}", granted=201),
+    "POST /api/v1/caches/{cache_name}/keys/activate": Rule(Permission.ADMIN, f"{_CACHE}/keys/activate", _KEY),
+    "POST /api/v1/caches/{cache_name}/keys/retire": Rule(  # the only one that signs, which is refused to all
+        Permission.ADMIN, f"{_CACHE}/keys/retire", _KEY, granted=409
+    ),
+    "POST /api/v1/caches/{cache_name}/keys/resign": Rule(Permission.ADMIN, f"{_CACHE}/keys/resign", b"{}"),
     # The audit log
     "GET /api/v1/audit": Rule(Need.ADMIN_SOMEWHERE, "/api/v1/audit"),
     # Revocations

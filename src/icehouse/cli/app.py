@@ -14,6 +14,7 @@ _COMMANDS: Final = {
     "cache": ("icehouse.cli.cache", "app"),
     "token": ("icehouse.cli.token", "app"),
     "trust": ("icehouse.cli.trust", "app"),
+    "key": ("icehouse.cli.key", "app"),
     "use": ("icehouse.cli.use", "app"),
     "remove": ("icehouse.cli.remove", "app"),
     "push": ("icehouse.cli.push", "app"),

@@ -23,6 +23,7 @@ from pyreqwest.response import Response
 from icehouse.api.audit import AuditPage
 from icehouse.api.caches import CacheConfigure, CacheCreate, CacheSize, CacheView
 from icehouse.api.collections import CollectionEvent, CollectionRequest, CollectionResult, PastCollection
+from icehouse.api.keys import KeyAdd, KeyName, KeyView, ResignAnswer, ResignRequest
 from icehouse.api.paths import DeleteAnswer, PathsPage, PathSummary, PathView, RestoreAnswer, WhyAnswer
 from icehouse.api.pins import PinAnswer, PinDetails, PinPut, PinView
 from icehouse.api.publish import (
@@ -200,6 +201,26 @@ class Server:
     async def remove_trust(self, cache: str, rule_id: int) -> None:
         """Remove a trust rule, and end the tokens that jobs of its issuer have."""
         await self._request("DELETE", f"/caches/{_segment(cache)}/trust/{rule_id}")
+
+    async def list_keys(self, cache: str) -> list[KeyView]:
+        """The signing keys of a cache."""
+        return await self._get(f"/caches/{_segment(cache)}/keys", list[KeyView])
+
+    async def add_key(self, cache: str, body: KeyAdd) -> KeyView:
+        """Make or import a signing key. Not tried again once it was sent."""
+        return await self._post(f"/caches/{_segment(cache)}/keys", body, KeyView, is_repeatable=False)
+
+    async def activate_key(self, cache: str, name: str) -> KeyView:
+        """Let a key sign."""
+        return await self._post(f"/caches/{_segment(cache)}/keys/activate", KeyName(name=name), KeyView)
+
+    async def retire_key(self, cache: str, name: str) -> KeyView:
+        """Let a key sign no more."""
+        return await self._post(f"/caches/{_segment(cache)}/keys/retire", KeyName(name=name), KeyView)
+
+    async def resign(self, cache: str, after: int) -> ResignAnswer:
+        """Sign the next paths after a number with the active keys whose signatures they lack."""
+        return await self._post(f"/caches/{_segment(cache)}/keys/resign", ResignRequest(after=after), ResignAnswer)
 
     async def list_changes(self, query: Mapping[str, str]) -> AuditPage:
         """The newest entries of the audit log that match a query, as the API names its parts; a page of them."""

@@ -62,6 +62,7 @@ signing_key = Table(
     Column("public_key", Text, nullable=False, doc="`name:base64`, as in trusted-public-keys"),
     Column("sealed_secret_key", BLOB, nullable=False, doc="Nix's secret key text, encrypted with the server's secret"),
     Column("created_at", Integer, nullable=False),
+    Column("state", Text, nullable=False, server_default="active", doc="`staged`, `active` or `retired`"),
 )
 
 upstream = Table(

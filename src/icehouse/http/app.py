@@ -22,6 +22,7 @@ from icehouse.http import (
     cache_routes,
     collection_routes,
     content_routes,
+    key_routes,
     log_routes,
     pin_files,
     pin_routes,
@@ -87,6 +88,11 @@ ROUTES = (
     revocation_routes.revoke_publications,
     revocation_routes.list_revocations,
     revocation_routes.undo_revocation,
+    key_routes.list_keys,
+    key_routes.add_key,
+    key_routes.activate_key,
+    key_routes.retire_key,
+    key_routes.resign_paths,
 )
 """Every route of the API."""
 

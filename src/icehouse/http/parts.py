@@ -18,6 +18,7 @@ from icehouse.services.caches import Caches
 from icehouse.services.collections import Collections
 from icehouse.services.contents import Contents
 from icehouse.services.exchange import Exchange
+from icehouse.services.keys import Keys
 from icehouse.services.logs import Logs
 from icehouse.services.nar_uploads import NarUploads
 from icehouse.services.narinfo_uploads import NarinfoUploads
@@ -70,6 +71,7 @@ class ServerParts:
     database: Database
     access: Access
     caches: Caches
+    keys: Keys
     tokens: Tokens
     trust: Trust
     exchange: Exchange

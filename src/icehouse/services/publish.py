@@ -14,6 +14,7 @@ from icehouse.api.publish import MissingAnswer, MissingRequest, PathBody, PathsA
 from icehouse.db.caches import CacheRow, UpstreamRow, get_cache, list_upstreams, next_generation
 from icehouse.db.chunks import load_chunks
 from icehouse.db.engine import Database
+from icehouse.db.keys import list_keys
 from icehouse.db.nars import NarRow, find_nars, find_recipe, find_unsound
 from icehouse.db.paths import (
     ExternalRow,
@@ -109,6 +110,8 @@ class _Changes:
     merges: Mapping[HashPart, Sequence[Signature]]
     now: int
     origin: Origin
+    signers: frozenset[PublicKey]
+    """The keys that signed the rows."""
 
 
 class Publisher:
@@ -191,11 +194,12 @@ class Publisher:
         *,
         is_patient: bool,
     ) -> PublishPlan:
-        keys = await self._keys.secret_keys(cache.id)
-        own_keys = [key.public_key for key in keys]
-        known_keys = [*own_keys, *(key for upstream in upstreams for key in upstream.public_keys)]
         for attempt in range(_TRIES):
             async with self._retrying if attempt else contextlib.nullcontext():
+                keys = await self._keys.secret_keys(cache.id)
+                rows = await self._database.read(partial(list_keys, cache_id=cache.id))
+                own_keys = dict.fromkeys([*(key.public_key for key in keys), *(row.public_key for row in rows)])
+                known_keys = [*own_keys, *(key for upstream in upstreams for key in upstream.public_keys)]
                 plan = await self._try(cache, batch, keys, known_keys, origin=origin, is_patient=is_patient)
             if plan is not None:
                 return plan
@@ -224,7 +228,8 @@ class Publisher:
         journal_key = None
         if rows or loaded.new_externals:
             journal_key = await self._write_journal(cache, rows, loaded.new_externals, origin, now=now)
-        changes = _Changes(plan, rows, loaded.new_externals, merges, now, origin)
+        signers = frozenset(key.public_key for key in keys)
+        changes = _Changes(plan, rows, loaded.new_externals, merges, now, origin, signers)
         if await self._database.write(partial(_publish, cache=cache, batch=batch, changes=changes)):
             return plan
         if journal_key is not None:  # It tells of what did not happen.
@@ -416,6 +421,9 @@ def _publish(connection: Connection, cache: CacheRow, batch: _Batch, changes: _C
     get_cache(connection, cache.name)
     loaded = _load(connection, cache, batch, changes.origin)
     if plan_publish(batch.records, loaded.facts) != changes.plan or loaded.new_externals != changes.externals:
+        return False
+    active = frozenset(key.public_key for key in list_keys(connection, cache.id) if key.state == "active")
+    if active and active != changes.signers:  # a key was activated or retired meanwhile; what follows signs by that
         return False
     for row, _ in changes.externals:
         add_external(connection, cache.id, row, now=changes.now)

@@ -73,7 +73,11 @@ class Signer:
         Raises:
             Corrupt: one cannot be decrypted with the server's secret.
         """
-        rows = await self._database.read(lambda connection: list_keys(connection, cache_id))
+        rows = [
+            row
+            for row in await self._database.read(lambda connection: list_keys(connection, cache_id))
+            if row.state == "active"
+        ]
         opened = self._opened.get(cache_id, {})
         keys = {row.id: opened.get(row.id) or self._open(row) for row in rows}
         if keys:

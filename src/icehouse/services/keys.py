@@ -1,0 +1,197 @@
+"""Administering the signing keys of a cache, and signing again what was published before a key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from sqlalchemy import Connection
+
+from icehouse.api.keys import KeyAdd, KeyState, KeyView, ResignAnswer
+from icehouse.db.caches import CacheRow, get_cache
+from icehouse.db.engine import Database
+from icehouse.db.keys import (
+    KeyRow,
+    SignedPath,
+    count_paths_after,
+    insert_key,
+    list_keys,
+    page_signed_paths,
+    replace_signatures,
+    set_state,
+)
+from icehouse.errors import Conflict, InvalidFormat, NotFound
+from icehouse.nix.excerpts import excerpt
+from icehouse.nix.signing import SEED_BYTES, SecretKey, Signature, fingerprint
+from icehouse.rules.audit import Action, Actor
+from icehouse.rules.closures import merge_signatures
+from icehouse.services.audit import record
+from icehouse.services.signing import NONCE_BYTES, Sealer, Signer
+from icehouse.services.workers import Workers
+
+MAX_KEYS: Final = 16
+"""Keys of a cache, retired ones included."""
+
+MAX_SECRET_KEY_LENGTH: Final = 1_000
+PATHS_A_REQUEST: Final = 500
+"""Paths that are signed again in one short transaction."""
+
+_NUMBERED: Final = re.compile(r"(.*)-([1-9][0-9]{0,8})")
+
+
+class Keys:
+    """Adds, activates and retires keys. Rights on the cache are checked by who calls: it takes `admin`."""
+
+    def __init__(
+        self,
+        database: Database,
+        sealer: Sealer,
+        signer: Signer,
+        workers: Workers,
+        *,
+        clock: Callable[[], int],
+        draw: Callable[[int], bytes],
+    ) -> None:
+        """*draw* gives so many random bytes, fit for secrets."""
+        self._database = database
+        self._sealer = sealer
+        self._signer = signer
+        self._workers = workers
+        self._clock = clock
+        self._draw = draw
+
+    async def list_keys(self, cache: CacheRow) -> list[KeyView]:
+        """The keys of a cache in all states, the oldest first."""
+        return [view_of(row) for row in await self._database.read(partial(list_keys, cache_id=cache.id))]
+
+    async def add_key(self, cache: CacheRow, request: KeyAdd, actor: Actor) -> KeyView:
+        """Make or import a key. It is staged: clients can be told of it, and it does not sign yet.
+
+        Raises:
+            InvalidFormat: what is to be imported is no key file of Nix's.
+            Conflict: the cache has a key of that name, or as many as it may.
+            NotFound: the cache was deleted meanwhile.
+        """
+        imported = None if request.secret_key is None else _parse(request.secret_key)
+        seed, nonce = self._draw(SEED_BYTES), self._draw(NONCE_BYTES)
+        now = self._clock()
+
+        def work(connection: Connection) -> KeyView:
+            get_cache(connection, cache.name)
+            rows = list_keys(connection, cache.id)
+            key = imported or SecretKey.generate(_next_name([row.public_key.key_name for row in rows]), seed)
+            if any(row.public_key.key_name == key.key_name for row in rows):
+                raise Conflict(
+                    f"cache {cache.name!r} has a key {key.key_name} already; Nix knows keys by their names, so each "
+                    "needs one of its own"
+                )
+            if len(rows) >= MAX_KEYS:
+                raise Conflict(f"cache {cache.name!r} has {MAX_KEYS} keys, retired ones included, as many as it may")
+            sealed = self._sealer.seal(key, nonce)
+            insert_key(connection, cache.id, key.public_key, sealed, now=now, state="staged")
+            view = view_of(list_keys(connection, cache.id)[-1])
+            record(connection, actor, Action.KEY_ADD, cache.name, view.name, new=_audited(view), now=now)
+            return view
+
+        return await self._database.write(work)
+
+    async def activate_key(self, cache: CacheRow, name: str, actor: Actor) -> KeyView:
+        """Let a key sign what is published from now on, beside those that do. Repeating changes nothing.
+
+        Raises:
+            NotFound: the cache has no such key.
+        """
+        return await self._change(cache, name, "active", Action.KEY_ACTIVATE, actor)
+
+    async def retire_key(self, cache: CacheRow, name: str, actor: Actor) -> KeyView:
+        """Let a key sign no more, and publish it no longer. What it signed stays. Repeating changes nothing.
+
+        Raises:
+            NotFound: the cache has no such key.
+            Conflict: no other key of the cache signs.
+        """
+        return await self._change(cache, name, "retired", Action.KEY_RETIRE, actor)
+
+    async def resign(self, cache: CacheRow, after: int) -> ResignAnswer:
+        """Give the next paths after that number the signatures of active keys that they lack.
+
+        One request is one short transaction, so whoever asks until `after` is null can stop and go on at any time. A
+        path that changed meanwhile is left: whoever changed it signed it.
+
+        Raises:
+            Corrupt: a key cannot be decrypted.
+        """
+        keys = await self._signer.secret_keys(cache.id)
+        page = await self._database.read(
+            partial(page_signed_paths, cache_id=cache.id, after=after, limit=PATHS_A_REQUEST)
+        )
+        changes = await self._workers.run(partial(_sign, cache, keys, page))
+        signed = await self._database.write(partial(replace_signatures, changes=changes)) if changes else 0
+        if len(page) < PATHS_A_REQUEST:
+            return ResignAnswer(looked_at=len(page), signed=signed, after=None, left=0)
+        last = page[-1].id
+        left = await self._database.read(partial(count_paths_after, cache_id=cache.id, after=last))
+        return ResignAnswer(looked_at=len(page), signed=signed, after=last if left else None, left=left)
+
+    async def _change(self, cache: CacheRow, name: str, state: KeyState, action: Action, actor: Actor) -> KeyView:
+        now = self._clock()
+
+        def work(connection: Connection) -> KeyView:
+            rows = list_keys(connection, cache.id)
+            row = next((row for row in rows if row.public_key.key_name == name), None)
+            if row is None:
+                raise NotFound(f"cache {cache.name!r} has no key {excerpt(name)}")
+            if row.state == state:
+                return view_of(row)
+            if state == "retired" and not any(other.state == "active" for other in rows if other is not row):
+                raise Conflict(f"{name} cannot be retired: no other key of cache {cache.name!r} signs; activate one")
+            set_state(connection, row.id, state)
+            record(connection, actor, action, cache.name, name, old={"state": row.state}, new={"state": state}, now=now)
+            return view_of(next(each for each in list_keys(connection, cache.id) if each.id == row.id))
+
+        return await self._database.write(work)
+
+
+def _sign(cache: CacheRow, keys: Sequence[SecretKey], page: Sequence[SignedPath]) -> list[tuple[SignedPath, str]]:
+    changes: list[tuple[SignedPath, str]] = []
+    for each in page:
+        text = fingerprint(each.info, cache.store_dir)
+        ours = [key.sign(text) for key in keys]
+        names = {key.key_name for key in keys}
+        parsed = [Signature.parse(signature) for signature in each.signatures.split()]
+        # Of a key that was not known, nothing could be said when the path was pushed. Now what it did not make goes.
+        present = [signature for signature in parsed if signature in ours or signature.key_name not in names]
+        if not set(ours) <= set(present) or present != parsed:
+            # Ours first, in the order of a publish, so that the bound on their number never drops one of them.
+            changes.append((each, " ".join(signature.render() for signature in merge_signatures(ours, present))))
+    return changes
+
+
+def _parse(text: str) -> SecretKey:
+    if len(text) > MAX_SECRET_KEY_LENGTH:
+        raise InvalidFormat(f"secret key: {len(text)} characters, expected at most {MAX_SECRET_KEY_LENGTH}")
+    return SecretKey.parse(text)
+
+
+def _next_name(names: Sequence[str]) -> str:
+    """The name of the next key: that of the first with a higher number at its end."""
+    match = _NUMBERED.fullmatch(names[0])
+    stem = names[0] if match is None else match[1]
+    numbers = [int(found[2]) for name in names if (found := _NUMBERED.fullmatch(name)) and found[1] == stem]
+    return f"{stem}-{max(numbers, default=1) + 1}"
+
+
+def _audited(view: KeyView) -> dict[str, object]:
+    return {"public_key": view.public_key, "state": view.state}
+
+
+def view_of(row: KeyRow) -> KeyView:
+    """What is told of a key."""
+    return KeyView(
+        name=row.public_key.key_name,
+        public_key=row.public_key.render(),
+        state=row.state,
+        created_at=row.created_at,
+    )

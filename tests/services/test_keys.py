@@ -1,0 +1,196 @@
+"""Rotating the signing keys of a cache."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, select, update
+
+from icehouse.api.keys import KeyAdd, ResignAnswer
+from icehouse.db.caches import CacheRow
+from icehouse.db.keys import insert_key, list_keys, page_signed_paths, replace_signatures
+from icehouse.db.schema import audit, path
+from icehouse.errors import Conflict, InvalidFormat, NotFound
+from icehouse.nix.signing import PublicKey, SecretKey, Signature, fingerprint
+from icehouse.services import keys as keys_module
+from icehouse.services.keys import MAX_KEYS, Keys
+from icehouse.services.signing import Sealer, Signer
+from tests.services.publishing import KEY, NOW, TESTER, Store, nar_of
+
+SEALER = Sealer(b"k" * 32)
+IMPORTED = SecretKey.generate("old.cachix.org-1", b"i" * 32)
+PATHS = [f"{letter * 32}-{letter}" for letter in "abcdf"]
+
+
+class World:
+    """A cache of five paths that its first key signed."""
+
+    def __init__(self, store: Store, cache: CacheRow) -> None:
+        numbers = itertools.count(1)
+        self.store = store
+        self.cache = cache
+        self.keys = Keys(
+            store.database,
+            SEALER,
+            Signer(store.database, SEALER),
+            store.workers,
+            clock=lambda: NOW,
+            draw=lambda size: next(numbers).to_bytes(size, "big"),
+        )
+
+    async def add(self, secret: SecretKey | None = None) -> PublicKey:
+        request = KeyAdd(secret_key=None if secret is None else secret.render() + "\n")
+        return PublicKey.parse((await self.keys.add_key(self.cache, request, TESTER)).public_key)
+
+    async def resign(self) -> list[ResignAnswer]:
+        answers = [await self.keys.resign(self.cache, 0)]
+        while (after := answers[-1].after) is not None:
+            answers.append(await self.keys.resign(self.cache, after))
+        return answers
+
+    async def states(self) -> dict[str, str]:
+        return {view.name: view.state for view in await self.keys.list_keys(self.cache)}
+
+    async def signed_by(self, key: PublicKey) -> list[str]:
+        """Hash parts of paths with a signature that this key made."""
+
+        def work(connection: Connection) -> list[str]:
+            rows = page_signed_paths(connection, self.cache.id, after=0, limit=100)
+            return [
+                row.info.store_path.hash_part[0]
+                for row in rows
+                if any(
+                    key.verify(fingerprint(row.info, self.cache.store_dir), Signature.parse(text))
+                    for text in row.signatures.split()
+                )
+            ]
+
+        return await self.store.database.read(work)
+
+    async def set_signatures(self, letter: str, text: str) -> None:
+        statement = update(path).where(path.c.hash_part == letter * 32).values(signatures=path.c.signatures + text)
+        await self.store.database.write(lambda connection: connection.execute(statement))
+
+    async def signatures(self, letter: str) -> list[str]:
+        statement = select(path.c.signatures).where(path.c.hash_part == letter * 32)
+        return (await self.store.database.read(lambda connection: connection.execute(statement).scalar_one())).split()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncGenerator[World]:
+    store = Store.open(tmp_path)
+    cache = await store.create_cache("main")
+    sealed = SEALER.seal(KEY, b"n" * 12)
+    await store.database.write(lambda c: insert_key(c, cache.id, KEY.public_key, sealed, now=NOW))
+    await store.push(cache, *((name, nar_of(name.encode()), PATHS[:number]) for number, name in enumerate(PATHS)))
+    yield World(store, cache)
+    await store.close()
+
+
+async def test_new_key_is_staged_then_signs_beside_the_old_one_then_alone(world: World) -> None:
+    new = await world.add()
+    assert await world.states() == {KEY.key_name: "active", new.key_name: "staged"}
+    signer = Signer(world.store.database, SEALER)
+    assert [key.key_name for key in await signer.secret_keys(world.cache.id)] == [KEY.key_name]
+    await world.keys.activate_key(world.cache, new.key_name, TESTER)
+    assert [key.public_key for key in await signer.secret_keys(world.cache.id)] == [KEY.public_key, new]
+    await world.keys.retire_key(world.cache, KEY.key_name, TESTER)
+    assert [key.public_key for key in await signer.secret_keys(world.cache.id)] == [new]
+    assert await world.states() == {KEY.key_name: "retired", new.key_name: "active"}
+
+
+async def test_paths_of_before_get_the_new_signature_and_keep_the_old_one(world: World) -> None:
+    new = await world.add()
+    await world.keys.activate_key(world.cache, new.key_name, TESTER)
+    assert await world.signed_by(new) == []
+    assert [(each.looked_at, each.signed, each.after) for each in await world.resign()] == [(5, 5, None)]
+    for key in (KEY.public_key, new):
+        assert await world.signed_by(key) == list("abcdf")
+    assert [each.signed for each in await world.resign()] == [0]
+
+
+async def test_signing_again_goes_by_pages_and_goes_on_where_it_stood(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys_module, "PATHS_A_REQUEST", 2)
+    new = await world.add()
+    await world.keys.activate_key(world.cache, new.key_name, TESTER)
+    first = await world.keys.resign(world.cache, 0)
+    assert (first.signed, first.left) == (2, 3)
+    assert await world.signed_by(new) == ["a", "b"]
+    answers = await world.resign()  # from the beginning, as after a crash
+    assert [(each.looked_at, each.signed, each.left) for each in answers] == [(2, 0, 3), (2, 2, 1), (1, 1, 0)]
+    assert await world.signed_by(new) == list("abcdf")
+
+
+async def test_path_that_changes_while_it_is_signed_is_left(world: World) -> None:
+    database = world.store.database
+    page = await database.read(lambda c: page_signed_paths(c, world.cache.id, after=0, limit=9))
+    await world.set_signatures("a", " user-1:" + "A" * 86 + "==")
+    before = await world.signatures("a")
+    assert await database.write(lambda c: replace_signatures(c, [(each, "x:x") for each in page])) == 4
+    assert await world.signatures("a") == before
+
+
+async def test_signature_under_the_new_name_that_the_new_key_did_not_make_goes(world: World) -> None:
+    forged = Signature(IMPORTED.key_name, b"f" * 64).render()
+    await world.set_signatures("a", f" {forged} user-1:{'A' * 86}==")
+    key = await world.add(IMPORTED)
+    await world.keys.activate_key(world.cache, key.key_name, TESTER)
+    await world.resign()
+    left = await world.signatures("a")
+    assert forged not in left
+    assert any(text.startswith("user-1:") for text in left)
+    assert await world.signed_by(key) == list("abcdf")
+
+
+async def test_publish_that_was_signed_by_other_keys_than_the_active_ones_is_not_made(world: World) -> None:
+    new = await world.add()
+    await world.keys.activate_key(world.cache, new.key_name, TESTER)
+    late = f"{'g' * 32}-late"
+    with pytest.raises(Conflict, match="again and again"):  # the publisher of these tests knows the old key only
+        await world.store.push(world.cache, (late, nar_of(b"late"), []))
+
+
+async def test_imported_key_keeps_its_name_and_is_sealed(world: World) -> None:
+    assert await world.add(IMPORTED) == IMPORTED.public_key
+    row = (await world.store.database.read(lambda c: list_keys(c, world.cache.id)))[-1]
+    assert IMPORTED.render().encode() not in row.sealed_secret_key
+    assert SEALER.unseal(row.sealed_secret_key, IMPORTED.key_name) == IMPORTED
+    noted = await world.store.database.read(lambda c: str(c.execute(select(audit)).all()))
+    assert IMPORTED.render().partition(":")[2] not in noted
+
+
+@pytest.mark.parametrize("text", ["", "x", "a:b", "a:" + "A" * 2_000, IMPORTED.public_key.render()])
+async def test_what_is_no_secret_key_is_refused(world: World, text: str) -> None:
+    with pytest.raises(InvalidFormat, match="secret key"):
+        await world.keys.add_key(world.cache, KeyAdd(secret_key=text), TESTER)
+    assert len(await world.states()) == 1
+
+
+async def test_two_keys_of_one_name_and_too_many_keys_are_refused(world: World) -> None:
+    await world.add(IMPORTED)
+    with pytest.raises(Conflict, match="already"):
+        await world.add(SecretKey.generate(IMPORTED.key_name, b"o" * 32))
+    for _ in range(MAX_KEYS - 2):
+        await world.add()
+    with pytest.raises(Conflict, match="as many as it may"):
+        await world.add()
+    assert len(await world.states()) == MAX_KEYS
+
+
+async def test_last_key_that_signs_cannot_be_retired(world: World) -> None:
+    await world.add()
+    with pytest.raises(Conflict, match="no other key"):
+        await world.keys.retire_key(world.cache, KEY.key_name, TESTER)
+    with pytest.raises(NotFound, match="no key 'x'"):
+        await world.keys.retire_key(world.cache, "x", TESTER)
+    with pytest.raises(NotFound, match="no key 'x'"):
+        await world.keys.activate_key(world.cache, "x", TESTER)
+
+
+def test_secret_is_not_in_the_repr_of_a_request() -> None:
+    assert IMPORTED.render() not in repr(KeyAdd(secret_key=IMPORTED.render()))
