@@ -159,8 +159,8 @@ class HotRoutes:
         """The answer to GET or HEAD for a narinfo or a nix-cache-info; `None` for every other path.
 
         *headers* are the request's, with their names in small letters; *peer* is the address of who connected. All
-        of it happens here, so the caller must send the answer. With *is_head* the body, which the answer has nevertheless,
-        is not counted as sent.
+        of it happens here, so the caller must send the answer. With *is_head* the body, which the answer has
+        nevertheless, is not counted as sent.
         """
         match = HOT_PATH.fullmatch(raw_path)
         if match is None:
