@@ -184,5 +184,9 @@ def test_hostile_requests_are_refused_and_the_server_lives(tmp_path: Path) -> No
             assert secret not in answer.body
             assert b"root:" not in answer.body
             assert len(answer.body) < 2_000
+        for number in ("9" * 20, "9" * 5_000, "-1", "1e3", "0"):
+            for path in ("/api/v1/tokens", "/api/v1/caches/a/trust"):  # beyond 64 bits there was a status 500
+                assert server.ask("DELETE", f"{path}/{number}").status in {400, 404}, number
+            assert server.ask("POST", f"/api/v1/revocations/{number}/undo").status in {400, 404}, number
         assert server.ask("GET", "/health", token="").status == 200
         assert not [event for event in server.events() if event.get("level") in {"error", "critical"}]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, cast
 
 from litestar import Request, Response, get, post, put
+from litestar.params import PathParameter
 
 from icehouse.api.publish import (
     ChunksMissingAnswer,
@@ -35,6 +36,9 @@ MAX_RECORDS_BYTES: Final = 16 * 1024 * 1024
 """Bodies with recipes or path records, base64 and JSON included."""
 
 MAX_UPLOAD_BYTES: Final = 4 + MAX_INDEX_BYTES + MAX_PACK_BYTES
+
+Number = Annotated[int, PathParameter(ge=0, le=2**53)]
+"""What numbers a row, in a path: SQLite has none beyond 64 bits, and fails where it is asked for one."""
 
 Address = str | None
 """Where the request comes from."""

@@ -6,7 +6,7 @@ from litestar import get, post
 
 from icehouse.api.revocations import RevocationAnswer, RevocationCreate, RevocationView, UndoAnswer
 from icehouse.http.parts import ServerParts
-from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
+from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential, Number
 from icehouse.rules.audit import Origin
 from icehouse.services.revocations import check_may_revoke
 
@@ -31,7 +31,9 @@ async def list_revocations(parts: ServerParts, credential: Credential) -> list[R
 
 
 @post("/api/v1/revocations/{revocation_id:int}/undo", status_code=200, tags=["revocations"])
-async def undo_revocation(revocation_id: int, parts: ServerParts, credential: Credential, origin: Origin) -> UndoAnswer:
+async def undo_revocation(
+    revocation_id: Number, parts: ServerParts, credential: Credential, origin: Origin
+) -> UndoAnswer:
     """End a revocation, and make visible what it hid. Needs `admin` on `*`."""
     grant = check_may_revoke(await parts.access.identify(credential))
     return await parts.revocations.undo(revocation_id, origin.actor(grant))

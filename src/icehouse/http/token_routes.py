@@ -6,7 +6,7 @@ from litestar import delete, get, post
 
 from icehouse.api.tokens import TokenCreate, TokenCreated, TokenView
 from icehouse.http.parts import ServerParts
-from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
+from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential, Number
 from icehouse.rules.access import check_may_administer_tokens
 from icehouse.rules.audit import Origin
 
@@ -32,7 +32,7 @@ async def create_token(data: TokenCreate, parts: ServerParts, credential: Creden
 
 
 @delete("/api/v1/tokens/{token_id:int}", tags=["tokens"])
-async def revoke_token(token_id: int, parts: ServerParts, credential: Credential, origin: Origin) -> None:
+async def revoke_token(token_id: Number, parts: ServerParts, credential: Credential, origin: Origin) -> None:
     """Make a token invalid, at once and for ever. Needs `admin`."""
     grant = check_may_administer_tokens(await parts.access.identify(credential))
     await parts.tokens.revoke_token(token_id, grant, origin.actor(grant))

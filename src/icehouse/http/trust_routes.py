@@ -8,7 +8,7 @@ from litestar import delete, get, post
 
 from icehouse.api.trust import ExchangeAnswer, ExchangeRequest, TrustCreate, TrustView
 from icehouse.http.parts import ServerParts
-from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
+from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential, Number
 from icehouse.rules.access import Permission
 from icehouse.rules.audit import Origin
 from icehouse.rules.id_tokens import MAX_ID_TOKEN_LENGTH
@@ -34,7 +34,7 @@ async def add_trust(
 
 @delete("/api/v1/caches/{cache_name:str}/trust/{rule_id:int}", tags=["trust"])
 async def remove_trust(
-    cache_name: str, rule_id: int, parts: ServerParts, credential: Credential, origin: Origin
+    cache_name: str, rule_id: Number, parts: ServerParts, credential: Credential, origin: Origin
 ) -> None:
     """Remove a trust rule, and end the tokens that jobs of its issuer have for the cache. Needs `admin`."""
     entry = await parts.access.enter(cache_name, Permission.ADMIN, credential)
