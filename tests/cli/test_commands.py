@@ -76,6 +76,7 @@ COMMANDS = [
     "key activate",
     "key resign",
     "key retire",
+    "secret rotate",
     "use",
     "remove",
     "doctor",

@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "doctor": ("icehouse.cli.doctor", "doctor"),
     "gc": ("icehouse.cli.gc", "gc"),
     "audit": ("icehouse.cli.audit", "audit"),
+    "secret": ("icehouse.cli.secret", "app"),
     "verify": ("icehouse.cli.verify", "verify"),
     "backup": ("icehouse.cli.backup", "backup"),
     "restore": ("icehouse.cli.backup", "restore"),

@@ -70,6 +70,22 @@ def set_state(connection: Connection, key_id: int, state: KeyState) -> None:
     connection.execute(update(signing_key).where(signing_key.c.id == key_id).values(state=state))
 
 
+def list_sealed_keys(connection: Connection) -> tuple[KeyRow, ...]:
+    """The signing keys of all caches."""
+    rows = connection.execute(select(signing_key).order_by(signing_key.c.id))
+    return tuple(
+        KeyRow(row.id, PublicKey.parse(row.public_key), row.sealed_secret_key, row.state, row.created_at)
+        for row in rows
+    )
+
+
+def set_sealed_key(connection: Connection, key_id: int, sealed_secret_key: bytes) -> None:
+    """Replace the encrypted half of a key."""
+    connection.execute(
+        update(signing_key).where(signing_key.c.id == key_id).values(sealed_secret_key=sealed_secret_key)
+    )
+
+
 def count_keys(connection: Connection) -> int:
     """How many signing keys all caches have together."""
     return connection.execute(select(func.count()).select_from(signing_key)).scalar_one()

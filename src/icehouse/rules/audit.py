@@ -24,6 +24,7 @@ class Action(StrEnum):
     KEY_ADD = "key.add"
     KEY_ACTIVATE = "key.activate"
     KEY_RETIRE = "key.retire"
+    SECRET_ROTATE = "secret.rotate"  # noqa: S105  no secret
     PIN_PUT = "pin.put"
     PIN_DELETE = "pin.delete"
     PATH_DELETE = "path.delete"

@@ -23,6 +23,7 @@ from icehouse.errors import Conflict, Corrupt
 from icehouse.rules.access import TOKEN_RANDOM_BYTES, Permission, Token, hash_token, make_token, parse_token
 from icehouse.rules.audit import THE_SERVER, Action
 from icehouse.services.audit import record
+from icehouse.services.secret_rotation import settle_secret
 from icehouse.services.signing import SECRET_BYTES
 from icehouse.services.tokens import audited
 
@@ -130,6 +131,7 @@ def _prepare_access_times(folder: DataFolder) -> None:
 
 
 def _load_secret(folder: DataFolder, database: Database, draw: Callable[[int], bytes]) -> bytes:
+    settle_secret(folder.secret, database)
     found = read_small_file(folder.secret)
     if found is None:
         if database.write_now(count_keys):
