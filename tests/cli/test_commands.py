@@ -114,8 +114,8 @@ def test_the_help_names_values_in_capitals_and_no_types(tmp_path: Path, command:
 
 
 def test_the_help_shows_what_to_type(tmp_path: Path) -> None:
-    text = icehouse(tmp_path, "serve", "--help").stdout
-    assert re.search(r"--data-dir DIR +Where everything is kept\. +\[default: \./icehouse-data\]", text)
+    text = " ".join(icehouse(tmp_path, "serve", "--help").stdout.split())  # where lines end is up to the longest option
+    assert "--data-dir DIR Where everything is kept. [default: ./icehouse-data]" in text
     text = icehouse(tmp_path, "token", "create", "--help").stdout
     assert "--allow pull|push|pin|delete|configure|admin" in text
     assert "DESCRIPTION" in text
