@@ -63,6 +63,7 @@ from icehouse.services.narinfo_uploads import NarinfoUploads
 from icehouse.services.nars import MAX_NARS, NarRegistry
 from icehouse.services.packs import MAX_IDENTITIES, PackReceiver
 from icehouse.services.pins import Pins
+from icehouse.services.promote import Promotions
 from icehouse.services.publish import MAX_HASH_PARTS, MAX_PATHS, Publisher
 from icehouse.services.realisations import Realisations
 from icehouse.services.recent_chunks import RecentChunks
@@ -204,6 +205,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             keys=Keys(database, sealer, signer, workers, clock=clock, draw=secrets.token_bytes),
             tokens=Tokens(database, clock=clock, draw=secrets.token_bytes),
             trust=Trust(database, public_url=settings.url, clock=clock),
+            promotions=Promotions(database, publisher, clock),
             revocations=Revocations(database, access_database, clock, flush_uses=access_times.flush),
             exchange=Exchange(database, keyring, clock=clock, draw=secrets.token_bytes),
             packs=PackReceiver(database, blobs, workers, recent, clock),

@@ -70,6 +70,7 @@ COMMANDS = [
     "trust add",
     "trust list",
     "trust remove",
+    "promote",
     "revoke",
     "key list",
     "key add",

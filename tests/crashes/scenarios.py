@@ -18,6 +18,8 @@ from sqlalchemy import func, select, update
 
 from icehouse.api.pins import PinPut
 from icehouse.api.publish import PathsRequest
+from icehouse.api.revocations import RevocationCreate
+from icehouse.db.caches import get_cache
 from icehouse.db.engine import Database
 from icehouse.db.schema import cache as cache_table
 from icehouse.db.schema import chunk, pack, path
@@ -26,10 +28,13 @@ from icehouse.nix.compression import Compression
 from icehouse.nix.derivations import parse_derivation
 from icehouse.nix.narinfo import NarInfo
 from icehouse.nix.store_paths import NIX_STORE, HashPart, StorePath
+from icehouse.rules.audit import Actor
 from icehouse.services.backup import Backups
 from icehouse.services.backup import restore as restore_backup
+from icehouse.services.promote import Promotions
 from icehouse.services.rebuild import Rebuild, RebuildProgress
 from icehouse.services.repair import Repair
+from icehouse.services.revocations import Revocations
 from icehouse.services.signing import Sealer
 from icehouse.services.start import DataFolder
 from icehouse.services.verify import Verifier, VerifyOptions, VerifyProgress
@@ -61,6 +66,7 @@ Acknowledge = Callable[[str, str], None]
 """Tells, by a kind and a name, what a client was just told is done."""
 
 PIN: Final = "release"
+STAGING: Final = "pr"
 DERIVATION: Final = parse_derivation(f"{'a' * 32}-hello.drv")
 OLD_LOG: Final = b"the old log\n"
 NEW_LOG: Final = b"".join(b"line %d of the new log\n" % number for number in range(20_000))
@@ -407,6 +413,46 @@ async def start_first(folder: DataFolder, acknowledge: Acknowledge) -> None:
 
 ALL: Final = frozenset({BASE, LIB, APP})
 
+
+async def make_staged(folder: DataFolder) -> None:
+    """Another cache has what is to be promoted."""
+    await make_empty(folder)
+    async with World.open(folder) as world:
+        staging = await world.store.create_cache(STAGING)
+        await world.store.push(staging, (LIB, NARS[LIB], [LIB]))
+        await world.store.push(staging, (APP, NARS[APP], [LIB]))
+
+
+async def promote(world: World, acknowledge: Acknowledge) -> None:
+    store = world.store
+    staging = await store.database.read(partial(get_cache, name=STAGING))
+    promotions = Promotions(store.database, store.publisher, lambda: NOW)
+    await promotions.promote(world.cache, staging, HashPart(APP[:32]), Actor("a test"))
+    for name in (LIB, APP):
+        acknowledge("path", name)
+
+
+async def make_published(folder: DataFolder) -> None:
+    """The administrator's token published one path, which another one reaches."""
+    await make_full(folder)
+    async with World.open(folder) as world:
+        statement = update(path).where(path.c.hash_part == LIB[:32]).values(published_by=1)
+        await world.store.database.write(lambda connection: connection.execute(statement))
+
+
+async def revoke(world: World, _acknowledge: Acknowledge) -> None:
+    """Revoke, and undo all that is in force."""
+    revocations = Revocations(world.store.database, world.access, lambda: NOW, flush_uses=_flush_nothing)
+    await revocations.revoke(RevocationCreate(by={"token": "1"}, since=0), Actor("a test"))
+    for view in await revocations.list_revocations():
+        if view.undone_at is None:
+            await revocations.undo(view.id, Actor("a test"))
+
+
+async def _flush_nothing() -> None:
+    pass
+
+
 SCENARIOS: Final = {
     "first start": Scenario(
         make=make_nothing, offline=start_first, before=frozenset(), after=frozenset(), has_database=False
@@ -417,6 +463,8 @@ SCENARIOS: Final = {
     "verify and repair": Scenario(make=make_damaged, work=repair, after=ALL, is_damaged=True),
     "pin, delete, restore": Scenario(make=make_full, work=pin_and_delete, before=ALL - {APP}, after=ALL),
     "replace a log": Scenario(make=make_logged, work=replace_log, after=frozenset({BASE}), check=check_log),
+    "promote": Scenario(make=make_staged, work=promote, after=ALL),
+    "revoke and undo": Scenario(make=make_published, work=revoke, before=ALL - {LIB, APP}, after=ALL),
     "collect": Scenario(
         make=make_to_collect,
         work=collect,

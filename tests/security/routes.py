@@ -238,6 +238,9 @@ RULES: Final[dict[str, Rule]] = {
     "POST /api/v1/caches/{cache_name}/nars": Rule(Permission.PUSH, f"{_CACHE}/nars", _json(nars=[])),
     "GET /api/v1/caches/{cache_name}/nars/{nar_hash}": Rule(Permission.PUSH, f"{_CACHE}/nars/{NAR_LETTERS}"),
     "POST /api/v1/caches/{cache_name}/paths": Rule(Permission.PUSH, f"{_CACHE}/paths", _json(paths=[])),
+    "POST /api/v1/caches/{cache_name}/promotions": Rule(
+        Permission.PUSH, f"{_CACHE}/promotions", b'{"source": "{cache}", "hash_part": "%s"}' % _PART.encode()
+    ),
     # Pins
     "GET /api/v1/caches/{cache_name}/pins": Rule(Permission.PULL, f"{_CACHE}/pins"),
     "GET /api/v1/caches/{cache_name}/pins/{pin_name}": Rule(Permission.PULL, f"{_CACHE}/pins/kept"),

@@ -233,7 +233,21 @@ async def test_undo_leaves_what_cannot_be_whole(world: World) -> None:
     assert second.id is not None
     undone = await world.revocations.undo(first.id, ACTOR)
     assert (undone.restored, undone.left) == ([f"main/{LIB}"], 2)
-    assert (await world.revocations.undo(second.id, ACTOR)).restored == [f"main/{OTHER}"]
+    assert (await world.revocations.undo(second.id, ACTOR)).restored == [f"main/{name}" for name in (APP, TOOL, OTHER)]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_path_that_two_revocations_mean_comes_back_with_the_last_undo(
+    world: World, order: tuple[int, int]
+) -> None:
+    mallory, ann = await world.add_token(repository="org/app", run="7"), await world.add_token()
+    await world.push(mallory, LIB)
+    numbers = [(await world.revoke(run="7")).id, (await world.revoke(repository="org/app")).id]
+    first, second = (numbers[index] or 0 for index in order)
+    assert (await world.revocations.undo(first, ACTOR)).restored == []
+    with pytest.raises(Conflict, match="neither here"):
+        await world.push(ann, APP, (LIB,))
+    assert (await world.revocations.undo(second, ACTOR)).restored == [f"main/{LIB}"]
 
 
 async def test_path_that_waits_is_forgotten(world: World) -> None:

@@ -114,3 +114,11 @@ class PathsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     merged: list[str]
     """Base names that were there with the same NAR and references; new valid signatures were added."""
     refused: list[RefusedPath]
+
+
+class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of ``POST …/promotions``."""
+
+    source: str
+    """The name of the cache that has the path."""
+    hash_part: str

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "resolve": ("icehouse.cli.pin", "resolve"),
     "unpin": ("icehouse.cli.pin", "unpin"),
     "path": ("icehouse.cli.path", "app"),
+    "promote": ("icehouse.cli.promote", "promote"),
     "revoke": ("icehouse.cli.revoke", "revoke"),
     "doctor": ("icehouse.cli.doctor", "doctor"),
     "gc": ("icehouse.cli.gc", "gc"),

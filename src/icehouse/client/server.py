@@ -39,6 +39,7 @@ from icehouse.api.publish import (
     PathBody,
     PathsAnswer,
     PathsRequest,
+    PromoteRequest,
 )
 from icehouse.api.revocations import RevocationAnswer, RevocationCreate, RevocationView, UndoAnswer
 from icehouse.api.server import Problem, ServerParameters
@@ -225,6 +226,12 @@ class Server:
     async def list_changes(self, query: Mapping[str, str]) -> AuditPage:
         """The newest entries of the audit log that match a query, as the API names its parts; a page of them."""
         return await self._get(f"/audit?{urlencode(query)}", AuditPage)
+
+    async def promote(self, cache: str, source: str, hash_part: str) -> PathsAnswer:
+        """Publish a path of the cache *source* in *cache*."""
+        path = f"/caches/{_segment(cache)}/promotions"
+        body = msgspec.json.encode(PromoteRequest(source=source, hash_part=hash_part))
+        return self._parse(await self._request("POST", path, body, _JSON, also=_CONFLICT), PathsAnswer, path)
 
     async def revoke(self, body: RevocationCreate) -> RevocationAnswer:
         """Hold back what somebody published. Not tried again once it was sent."""

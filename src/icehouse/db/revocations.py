@@ -14,7 +14,7 @@ from icehouse.db.tokens import get_token
 from icehouse.db.trust import find_job
 from icehouse.errors import Denied, NotFound
 from icehouse.nix.store_paths import HashPart
-from icehouse.rules.revocation import Target, is_meant, parse_target, reason_prefix, render_target
+from icehouse.rules.revocation import REVOCATION, Target, is_meant, parse_target, reason_prefix, render_target
 
 _BATCH: Final = 1000
 
@@ -143,20 +143,30 @@ def hold_back(connection: Connection, path_ids: Sequence[int], revocation_id: in
 
 
 def end_revocation(connection: Connection, revocation_id: int, *, now: int) -> None:
-    """Note that a revocation is undone, and let go of the paths that it held back; they stay hidden."""
+    """Note that a revocation is undone, and let go of the paths that no other one means; they stay hidden."""
     connection.execute(update(revocation).where(revocation.c.id == revocation_id).values(undone_at=now))
+    for row in list_revocations(connection):
+        if row.undone_at is None:
+            is_meant_too = (path.c.revocation_id == revocation_id) & _is_revoked(row.revoked)
+            if row.cache_id is not None:
+                is_meant_too &= path.c.cache_id == row.cache_id
+            connection.execute(update(path).where(is_meant_too).values(revocation_id=row.id))
     connection.execute(update(path).where(path.c.revocation_id == revocation_id).values(revocation_id=None))
 
 
 def find_hidden_by(
     connection: Connection, revocation_id: int, *, first: int, last: int
 ) -> list[tuple[int, int, HashPart]]:
-    """The paths that a revocation hid, among those with these ids: id, cache, hash part."""
-    is_hit = path.c.hidden_because.startswith(reason_prefix(revocation_id), autoescape=True)
-    rows = connection.execute(
-        select(path.c.id, path.c.cache_id, path.c.hash_part).where(path.c.id.between(first, last), is_hit)
-    )
-    return [(row.id, row.cache_id, HashPart(row.hash_part)) for row in rows]
+    """The paths that a revocation hid, or one that is undone, among those with these ids: id, cache, hash part.
+
+    One that is undone left hidden what this one holds back.
+    """
+    undone = {row.id for row in list_revocations(connection) if row.undone_at is not None}
+    prefixes = tuple(reason_prefix(number) for number in {revocation_id, *undone})
+    is_hit = path.c.hidden_because.startswith(REVOCATION, autoescape=True)
+    columns = (path.c.id, path.c.cache_id, path.c.hash_part, path.c.hidden_because)
+    rows = connection.execute(select(*columns).where(path.c.id.between(first, last), is_hit))
+    return [(row.id, row.cache_id, HashPart(row.hash_part)) for row in rows if row.hidden_because.startswith(prefixes)]
 
 
 def _find(connection: Connection, condition: ColumnElement[bool]) -> list[PublishedPath]:

@@ -68,6 +68,7 @@ ROUTES = (
     publish_routes.register_nars,
     publish_routes.show_nar,
     publish_routes.publish_paths,
+    publish_routes.promote_path,
     pin_routes.list_pins,
     pin_routes.show_pin,
     pin_routes.put_pin,

@@ -25,6 +25,7 @@ from icehouse.services.narinfo_uploads import NarinfoUploads
 from icehouse.services.nars import NarRegistry
 from icehouse.services.packs import PackReceiver
 from icehouse.services.pins import Pins
+from icehouse.services.promote import Promotions
 from icehouse.services.publish import Publisher
 from icehouse.services.realisations import Realisations
 from icehouse.services.revocations import Revocations
@@ -76,6 +77,7 @@ class ServerParts:
     trust: Trust
     exchange: Exchange
     revocations: Revocations
+    promotions: Promotions
     packs: PackReceiver
     nars: NarRegistry
     publisher: Publisher

@@ -19,6 +19,7 @@ from icehouse.api.publish import (
     PackAnswer,
     PathsAnswer,
     PathsRequest,
+    PromoteRequest,
 )
 from icehouse.errors import InvalidFormat, Unsupported
 from icehouse.http.asgi import Receive
@@ -27,7 +28,9 @@ from icehouse.http.parts import ServerParts
 from icehouse.http.streaming import receive_pieces
 from icehouse.nix import nix32
 from icehouse.nix.hashes import SHA256_SIZE_BYTES, parse_sha256
+from icehouse.nix.store_paths import parse_hash_part
 from icehouse.rules.access import Permission
+from icehouse.rules.audit import Origin
 from icehouse.rules.packs import MAX_INDEX_BYTES, MAX_PACK_BYTES
 from icehouse.services.access import Credential
 
@@ -135,6 +138,26 @@ async def publish_paths(
     entry = await parts.access.enter(cache_name, Permission.PUSH, credential)
     token_id = None if entry.grant is None else entry.grant.token_id
     answer = await parts.publisher.publish_paths(entry.cache, data, token_id=token_id, address=address)
+    return Response(answer, status_code=409 if answer.refused else 200)
+
+
+@post(
+    "/api/v1/caches/{cache_name:str}/promotions",
+    status_code=200,
+    tags=["publishing"],
+    request_max_body_size=MAX_JSON_BYTES,
+)
+async def promote_path(
+    cache_name: str, data: PromoteRequest, parts: ServerParts, credential: Credential, origin: Origin
+) -> Response[PathsAnswer]:
+    """Publish a path of another cache of the same domain, with all that it reaches, without sending bytes again.
+
+    Needs `push`, and `pull` on the other cache. Status 409 if any path is refused, as when publishing.
+    """
+    entry = await parts.access.enter(cache_name, Permission.PUSH, credential)
+    source = await parts.access.enter(data.source, Permission.PULL, credential)
+    part = parse_hash_part(data.hash_part)
+    answer = await parts.promotions.promote(entry.cache, source.cache, part, origin.actor(entry.grant))
     return Response(answer, status_code=409 if answer.refused else 200)
 
 

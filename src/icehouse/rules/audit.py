@@ -29,6 +29,7 @@ class Action(StrEnum):
     PIN_DELETE = "pin.delete"
     PATH_DELETE = "path.delete"
     PATH_RESTORE = "path.restore"
+    PATH_PROMOTE = "path.promote"
     COLLECTION_START = "collection.start"
 
 

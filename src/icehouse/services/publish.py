@@ -32,7 +32,7 @@ from icehouse.db.paths import (
 )
 from icehouse.db.revocations import check_may_publish
 from icehouse.db.waiting import WaitingRow, delete_waiting, load_waiting_for, put_waiting
-from icehouse.errors import Conflict, InvalidFormat, TooLarge
+from icehouse.errors import Conflict, Denied, InvalidFormat, NotFound, TooLarge
 from icehouse.nix import nix32
 from icehouse.nix.content_address import ContentAddress, IngestionMethod, fits
 from icehouse.nix.hashes import HashAlgorithm, parse_sha256
@@ -112,6 +112,7 @@ class _Changes:
     origin: Origin
     signers: frozenset[PublicKey]
     """The keys that signed the rows."""
+    settle: Callable[[Connection], None] | None
 
 
 class Publisher:
@@ -154,9 +155,17 @@ class Publisher:
         return MissingAnswer([hash_part for hash_part in asked if hash_part not in visible])
 
     async def publish_paths(
-        self, cache: CacheRow, request: PathsRequest, *, token_id: int | None, address: str | None = None
+        self,
+        cache: CacheRow,
+        request: PathsRequest,
+        *,
+        token_id: int | None,
+        address: str | None = None,
+        settle: Callable[[Connection], None] | None = None,
     ) -> PathsAnswer:
         """Make paths visible together, or none of them. Repeating it changes nothing.
+
+        *settle* is called at the end of the transaction, which what it raises takes back.
 
         The order: decide, sign, write the journal, and then one transaction that decides again and shows the paths.
         Paths that waited for these become visible with them.
@@ -171,7 +180,9 @@ class Publisher:
             raise TooLarge(f"{len(request.paths)} paths and {len(request.externals)} externals; {MAX_PATHS} each fit")
         upstreams = await self._database.read(partial(list_upstreams, cache_id=cache.id))
         batch = await self._workers.run(partial(_parse_batch, request, cache, upstreams))
-        plan = await self._carry_out(cache, batch, upstreams, Origin(token_id, address), is_patient=False)
+        plan = await self._carry_out(
+            cache, batch, upstreams, Origin(token_id, address), is_patient=False, settle=settle
+        )
         return _refusal(plan) if plan.refused else _success(plan)
 
     async def publish_or_wait(
@@ -193,6 +204,7 @@ class Publisher:
         origin: Origin,
         *,
         is_patient: bool,
+        settle: Callable[[Connection], None] | None = None,
     ) -> PublishPlan:
         for attempt in range(_TRIES):
             async with self._retrying if attempt else contextlib.nullcontext():
@@ -200,7 +212,9 @@ class Publisher:
                 rows = await self._database.read(partial(list_keys, cache_id=cache.id))
                 own_keys = dict.fromkeys([*(key.public_key for key in keys), *(row.public_key for row in rows)])
                 known_keys = [*own_keys, *(key for upstream in upstreams for key in upstream.public_keys)]
-                plan = await self._try(cache, batch, keys, known_keys, origin=origin, is_patient=is_patient)
+                plan = await self._try(
+                    cache, batch, keys, known_keys, origin=origin, is_patient=is_patient, settle=settle
+                )
             if plan is not None:
                 return plan
         raise Conflict("other requests changed these paths again and again at the same time; repeat yours")
@@ -214,6 +228,7 @@ class Publisher:
         *,
         origin: Origin,
         is_patient: bool,
+        settle: Callable[[Connection], None] | None,
     ) -> PublishPlan | None:
         """Decide and do it, or give `None` if what was decided upon changed meanwhile."""
         loaded = await self._database.read(partial(_load, cache=cache, batch=batch, origin=origin))
@@ -229,12 +244,21 @@ class Publisher:
         if rows or loaded.new_externals:
             journal_key = await self._write_journal(cache, rows, loaded.new_externals, origin, now=now)
         signers = frozenset(key.public_key for key in keys)
-        changes = _Changes(plan, rows, loaded.new_externals, merges, now, origin, signers)
-        if await self._database.write(partial(_publish, cache=cache, batch=batch, changes=changes)):
-            return plan
-        if journal_key is not None:  # It tells of what did not happen.
+        changes = _Changes(plan, rows, loaded.new_externals, merges, now, origin, signers, settle)
+        is_done = False
+        try:
+            is_done = await self._database.write(partial(_publish, cache=cache, batch=batch, changes=changes))
+        except (Conflict, Denied, NotFound):
+            await self._take_back(journal_key)
+            raise
+        if not is_done:
+            await self._take_back(journal_key)
+        return plan if is_done else None
+
+    async def _take_back(self, journal_key: BlobKey | None) -> None:
+        """Delete a journal object that tells of what did not happen."""
+        if journal_key is not None:
             await self._workers.run_always(partial(self._blobs.delete, journal_key))
-        return None
 
     async def _write_journal(
         self,
@@ -441,6 +465,8 @@ def _publish(connection: Connection, cache: CacheRow, batch: _Batch, changes: _C
         _merge(connection, loaded.paths[hash_part], signatures)
     for record in changes.plan.may_wait:
         put_waiting(connection, cache.id, record, changes.origin, now=changes.now)
+    if changes.settle is not None:
+        changes.settle(connection)
     return True
 
 
