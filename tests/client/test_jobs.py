@@ -14,6 +14,7 @@ from icehouse.client.job_tokens import JobTokens
 from icehouse.client.jobs import AskedIdentity, GivenIdentity, JobLogin, NoIdentity, find_identity
 from icehouse.client.logins import Logins, find_cache_address
 from icehouse.errors import Denied, Unauthenticated, Unavailable
+from icehouse.rules.access import make_token
 
 GITHUB = {
     "GITHUB_ACTIONS": "true",
@@ -46,7 +47,7 @@ def test_job_without_an_identity_is_told_how_to_get_one(environment: dict[str, s
 
 
 def test_token_that_is_given_wins_over_the_identity() -> None:
-    assert job_of(GITHUB | {"ICEHOUSE_TOKEN": "ice_x"}) is None
+    assert job_of(GITHUB | {"ICEHOUSE_TOKEN": make_token(bytes(32))}) is None
     assert job_of(GITHUB, "team", Logins(A, {A: "ice_a"})) is None
     job = job_of(GITHUB, "team", Logins(A, {A: None}))
     assert job is not None

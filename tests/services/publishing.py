@@ -26,7 +26,7 @@ from icehouse.rules.recipes import make_recipe, render_recipe
 from icehouse.services.nar_files import NarFiles
 from icehouse.services.nars import LONG_NAR_BYTES, NarRegistry
 from icehouse.services.packs import PackReceiver
-from icehouse.services.publish import Publisher
+from icehouse.services.publish import Publisher, SecretKeys
 from icehouse.services.recent_chunks import RecentChunks
 from icehouse.services.workers import Workers
 from icehouse.storage.blobs import BlobKey, BlobStore
@@ -112,6 +112,7 @@ class Store:
         *,
         long_nar_bytes: int = LONG_NAR_BYTES,
         workers: Workers | None = None,
+        keys: SecretKeys | None = None,
     ) -> None:
         self.now = NOW
         self.database = database
@@ -129,7 +130,7 @@ class Store:
             database,
             blobs,
             self.workers,
-            OneKey(),
+            keys or OneKey(),
             lambda: self.now,
             note_use=lambda path_id, now: self.uses.append((path_id, now)),
         )

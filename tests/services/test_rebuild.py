@@ -21,12 +21,12 @@ from icehouse.nix.store_paths import NIX_STORE, HashPart, StorePath
 from icehouse.rules.access import Grant, Permission
 from icehouse.services.caches import Caches
 from icehouse.services.rebuild import Rebuild, RebuildProgress, RebuildReport
-from icehouse.services.signing import Sealer
+from icehouse.services.signing import Sealer, Signer
 from icehouse.services.start import DataFolder, start
 from icehouse.services.verify import Verifier, VerifyOptions, VerifyProgress
 from icehouse.services.workers import Workers
 from icehouse.storage.local import LocalBlobStore
-from tests.services.publishing import KEY, NOW, TESTER, Store, nar_hash_of, nar_of
+from tests.services.publishing import NOW, TESTER, Store, nar_hash_of, nar_of
 
 URL = "https://cache.example.org"
 ADMIN = Grant(1, "admin", frozenset({Permission.ADMIN}), "*")
@@ -59,7 +59,9 @@ def folder(tmp_path: Path) -> DataFolder:
 
 
 def open_store(folder: DataFolder) -> Store:
-    return Store(Database.open(folder.database), LocalBlobStore(folder.path))
+    database = Database.open(folder.database)
+    keys = Signer(database, Sealer(folder.secret.read_bytes()))
+    return Store(database, LocalBlobStore(folder.path), keys=keys)
 
 
 async def find(store: Store, name: str) -> CacheRow:
@@ -137,7 +139,7 @@ async def rebuild(folder: DataFolder) -> RebuildReport:
 ALL = {"main": {LIB, APP, LIB2, APP2}, "second": {LIB}, "secret": {APP}}
 
 
-async def assert_whole(store: Store, caches: dict[str, set[str]] = ALL, *, is_resigned: bool = True) -> None:
+async def assert_whole(store: Store, caches: dict[str, set[str]] = ALL) -> None:
     """Every path is visible, downloads byte for byte, and verifies under the cache's present key."""
     for name, base_names in caches.items():
         cache = await find(store, name)
@@ -152,8 +154,7 @@ async def assert_whole(store: Store, caches: dict[str, set[str]] = ALL, *, is_re
             assert decompress(await store.download(cache, contents)) == contents
             text = fingerprint(row, NIX_STORE)
             signatures = [Signature.parse(signature) for signature in row.signatures]
-            keys = [own.public_key] if is_resigned else [own.public_key, KEY.public_key]
-            assert any(key.verify(text, signature) for signature in signatures for key in keys)
+            assert any(own.public_key.verify(text, signature) for signature in signatures)
     verifier = Verifier(store.database, store.blobs, store.workers, lambda: NOW)
     assert (await verifier.verify(VerifyOptions(), VerifyProgress())).findings == []
 
@@ -172,7 +173,7 @@ async def test_a_lost_database_comes_back_with_all_its_paths(filled: DataFolder)
     made = {cache.name: cache for cache in report.caches}
     assert {name: cache.is_public for name, cache in made.items()} == {"main": True, "second": True, "secret": False}
     assert made["secret"].upstreams_without_keys == ["https://up.example"]
-    assert made["main"].public_key.startswith("main.cache.example.org-1:")  # The test's own key has another name.
+    assert made["main"].public_key.startswith("main.cache.example.org-2:")  # The lost key had the name before.
     store = open_store(filled)
     await assert_whole(store)
     assert await store.count(external) == 1
@@ -265,7 +266,7 @@ async def test_what_is_sound_of_an_altered_pack_is_used(filled: DataFolder) -> N
     await assert_whole(store, {"main": {LIB, LIB2}, "second": {LIB}, "secret": {APP}})
     cache = await find(store, "main")
     await store.push(cache, (APP, NARS[APP], [LIB, APP]), (APP2, NARS[APP2], [LIB2, APP2]))
-    await assert_whole(store, is_resigned=False)  # The test signs what it pushes by a key of its own.
+    await assert_whole(store)
     await store.close()
 
 

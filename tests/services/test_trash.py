@@ -154,7 +154,7 @@ async def test_path_that_is_damaged_or_lacks_something_is_not_restored(world: Wo
     await world.store.database.write(
         lambda connection: connection.execute(update(path).where(same).values(hidden_because=UNREADABLE)) and None
     )
-    with pytest.raises(Conflict, match="is damaged or was purged"):
+    with pytest.raises(Conflict, match="is damaged, revoked or purged"):
         await world.restore(TOOL)
 
 
@@ -168,7 +168,7 @@ async def test_path_that_was_hit_by_damage_in_the_trash_is_not_restored_before_i
 
     await mark(NOW)
     for each in (LIB, TOOL):
-        with pytest.raises(Conflict, match="is damaged or was purged"):
+        with pytest.raises(Conflict, match="is damaged, revoked or purged"):
             await world.restore(each)
     assert await world.names() == [OTHER]
     await mark(None)
