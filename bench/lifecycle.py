@@ -13,12 +13,16 @@ from collections.abc import Callable, Generator
 from functools import partial
 from statistics import median
 
+import msgspec
+
 from bench.load import measure_requests
 from bench.million import SHARES, Million, make_million
 from bench.processes import run_measured
 from bench.rounds import Series
 from bench.server import CACHE, ICEHOUSE, IcehouseServer
 from bench.table import Row, at_least, at_most, compared, measured
+from icehouse.rules.audit import Actor
+from icehouse.services.collection_run import RunRequest
 
 PATHS = int(os.environ.get("ICEHOUSE_BENCH_PATHS", "1000000"))
 _ASKED = 50
@@ -129,8 +133,8 @@ def _measure_serving(server: IcehouseServer, million: Million, rounds: int) -> l
 
 @contextlib.contextmanager
 def _collection(million: Million) -> Generator[subprocess.Popen[bytes]]:
-    request = json.dumps({"cache_name": None, "is_dry_run": False, "started_by": "bench"})
-    command = [sys.executable, "-m", "icehouse.cli.collection_child", str(million.data), request]
+    request = msgspec.json.encode(RunRequest(cache_name=None, is_dry_run=False, actor=Actor("bench"))).decode()
+    command = [sys.executable, "-m", "icehouse.cli.collection_child", str(million.data), "warning", "json", request]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         yield process
