@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,14 +18,18 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def skip_or_fail(message: str) -> NoReturn:
+    """End a test for which something real is missing: skipped, or failed where CI is set."""
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
 def find_program(program: str) -> str:
     """The path of *program*. Without it the test is skipped, or fails where CI is set: a pass there misses nothing."""
     path = shutil.which(program)
     if path is None:
-        message = f"{program} is not in PATH; `make system` installs what the tests use"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        skip_or_fail(f"{program} is not in PATH; `make system` installs what the tests use")
     return path
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import skip_or_fail
 from tests.crashes.campaign import Row, small_disk
 from tests.crashes.scenarios import SCENARIOS
 
@@ -52,7 +53,7 @@ def require_mounts(folder: Path) -> None:
         with small_disk(folder):
             pass
     except subprocess.CalledProcessError:
-        pytest.skip("file systems cannot be mounted here")
+        skip_or_fail("file systems cannot be mounted here")
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +61,7 @@ def _watching() -> None:  # pyright: ignore[reportUnusedFunction]  used by pytes
     """Asks in a process of its own, since this one has threads."""
     question = "from tests.crashes.disk_calls import is_possible; exit(not is_possible())"
     if subprocess.run([sys.executable, "-c", question], cwd=ROOT, check=False).returncode:
-        pytest.skip("ptrace(2) is not possible here")
+        skip_or_fail("ptrace(2) is not possible here")
 
 
 def losses(rows: Sequence[Row]) -> list[str]:
