@@ -8,16 +8,18 @@ import random
 import socket
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import closing
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from icehouse.http.asgi import Receive, Scope, Send
+from icehouse.http.asgi import Head, Header, Receive, Scope, Send
 from icehouse.http.connection import IDLE_SECONDS, MAX_HEAD_BYTES, Connection
+from icehouse.http.hot import SmallAnswer
 from icehouse.http.streaming import ZERO_COPY, has_zero_copy
 from tests.http.running import RunningServer
 
@@ -81,6 +83,107 @@ def test_requests_that_come_together_are_answered_in_their_order(server: Running
     statuses = [answer.split()[1] for answer in answers]
     assert statuses == [b"200", b"200", b"401", b"200", b"200", b"200"]
     assert [b"StoreDir" in answer for answer in answers] == [False, True, False, False, True, True]
+
+
+def test_requests_however_they_are_cut_are_answered_as_each_alone(server: RunningServer, cache: str) -> None:
+    paths = [f"{cache}/nix-cache-info", f"{cache}/{'0' * 32}.narinfo", f"{cache}/x.narinfo", ABSENT, "/health", "/%2e"]
+    lines = [(), ("X: 1",), ("X: 1", "Authorization: Basic eDp5"), ("Content-Length: 3",)]
+    pool = [
+        get(path, *extra, method=method) + b"abc" * any("Length" in line for line in extra)
+        for path in paths
+        for extra in lines
+        for method in ("GET", "HEAD")
+    ]
+    answers = {request: without_changing_lines(alone(server, request)) for request in pool}
+    source = random.Random(1)
+    for _ in range(20):
+        # Mostly one that repeats the lines of the one before, as clients do, and mostly whole.
+        requests = [pool[source.choice([0, 8, 16, 24, 32, source.randrange(len(pool))])] for _ in range(30)]
+        with closing(server.connect()) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            left = list(requests)
+            while left:
+                together = [left.pop(0) for _ in range(min(len(left), source.choice([1, 1, 1, 3])))]
+                data = b"".join(together)
+                cut = source.choice([len(data), len(data), source.randrange(len(data))])
+                for piece in (data[:cut], data[cut:]):
+                    connection.sendall(piece)
+                for request in together:
+                    found = read_answer(connection, is_head=request.startswith(b"HEAD"))
+                    assert without_changing_lines(found) == answers[request], request
+
+
+def alone(server: RunningServer, request: bytes) -> bytes:
+    with closing(server.connect()) as connection:
+        connection.sendall(request)
+        return read_answer(connection, is_head=request.startswith(b"HEAD"))
+
+
+def without_changing_lines(answer: bytes) -> list[bytes]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lines = [line for line in head.lower().split(b"\r\n") if not line.startswith((b"date: ", b"x-request-id: "))]
+    return [*sorted(lines), b"" if b"/json" in head else body]
+
+
+def test_a_request_like_the_last_one_needs_no_parser() -> None:
+    app = Echo()
+    connection, transport = connect_fake(app)
+    connection.data_received(get("/a", "X: 1"))
+    connection.parser = cast("Any", None)
+    connection.data_received(get("/b", "X: 1"))
+    assert app.asked == [(b"/a", [(b"host", b"x"), (b"x", b"1")]), (b"/b", [(b"host", b"x"), (b"x", b"1")])]
+    assert transport.bodies() == [b"/a", b"/b"]
+    for other in (get("/b", "X: 2"), get("/b"), get("/b", "X: 1", method="HEAD"), get("/b", "X: 1")[:-1], b"x"):
+        with pytest.raises(AttributeError):  # the parser is asked
+            connection.data_received(other)
+
+
+def test_two_requests_like_the_two_before_are_two() -> None:
+    connection, transport = connect_fake(Echo())
+    for _ in range(3):
+        connection.data_received(get("/a") * 2)
+    assert transport.bodies() == [b"/a"] * 6
+
+
+@pytest.mark.parametrize("length", [None, len(get("/b")), 2 * len(get("/b"))])
+def test_what_only_looks_like_a_request_like_the_last_one_waits_its_turn(length: int | None) -> None:
+    connection, transport = connect_fake(Echo())
+    connection.data_received(get("/a"))
+    connection.data_received(get("/slow", *([] if length is None else [f"Content-Length: {length}"])))
+    connection.data_received(get("/b"))  # the body of the one before, or to be answered behind it
+    assert transport.bodies() == [b"/a"]
+
+
+def test_what_only_looks_like_a_request_can_be_a_header() -> None:
+    connection, transport = connect_fake(Echo())
+    connection.data_received(get("/a"))
+    connection.data_received(b"GET /c HTTP/1.1\r\nX: ")
+    connection.data_received(get("/b"))
+    assert transport.bodies() == [b"/a", b"/c"]
+
+
+def test_the_beginning_of_the_next_request_is_no_part_of_this_one() -> None:
+    connection, transport = connect_fake(Echo())
+    for _ in range(2):
+        connection.data_received(get("/a") + b"G")
+        connection.data_received(get("/b")[1:])
+    assert transport.bodies() == [b"/a", b"/b"] * 2
+
+
+def test_long_heads_are_not_remembered() -> None:
+    connection, _ = connect_fake(Echo())
+    connection.data_received(get("/a", f"X: {'x' * 2000}"))
+    connection.parser = cast("Any", None)
+    with pytest.raises(AttributeError):
+        connection.data_received(get("/b", f"X: {'x' * 2000}"))
+
+
+def connect_fake(app: Echo) -> tuple[Connection, FakeTransport]:
+    loop = cast("asyncio.AbstractEventLoop", FakeLoop())
+    connection = Connection(configure(app), ServerState(), {}, loop)
+    transport = FakeTransport()
+    connection.connection_made(cast("asyncio.Transport", transport))
+    return connection, transport
 
 
 def test_a_request_in_pieces_is_answered_when_it_is_whole(server: RunningServer, cache: str) -> None:
@@ -181,12 +284,24 @@ def configure(app: object) -> uvicorn.Config:
 
 
 class Quiet:
-    def answer_now(self, _raw_path: bytes, _headers: object, *, peer: str, is_head: bool) -> None:
+    def answer_now(self, raw_path: bytes, headers: list[Header], *, peer: str, is_head: bool) -> SmallAnswer | None:
         assert not is_head
+        assert raw_path.startswith(b"/")
+        assert headers is not None
         assert isinstance(peer, str)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise NotImplementedError
+
+
+class Echo(Quiet):
+    def __init__(self) -> None:
+        self.asked: list[tuple[bytes, list[Header]]] = []
+
+    def answer_now(self, raw_path: bytes, headers: list[Header], *, peer: str, is_head: bool) -> SmallAnswer | None:
+        super().answer_now(raw_path, headers, peer=peer, is_head=is_head)
+        self.asked.append((raw_path, headers))
+        return None if raw_path == b"/slow" else SmallAnswer(Head(200), raw_path)
 
 
 class FakeLoop:
@@ -196,6 +311,10 @@ class FakeLoop:
 
     def time(self) -> float:
         return self.now
+
+    def create_task(self, work: Coroutine[Any, Any, None]) -> Any:  # noqa: ANN401  what is asked of a task is not answered here
+        work.close()
+        return Mock()
 
     def call_later(self, delay: float, call: Callable[[], None]) -> None:
         self.calls.append((self.now + delay, call))
@@ -211,6 +330,17 @@ class FakeLoop:
 class FakeTransport:
     def __init__(self) -> None:
         self._is_closing = False
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self._written.append(data)
+
+    def bodies(self) -> list[bytes]:
+        """What stands behind the heads of all that was written."""
+        return [answer.partition(b"\r\n\r\n")[2] for answer in self._written]
+
+    def pause_reading(self) -> None:
+        """Of a request that waits for its answer."""
 
     def get_extra_info(self, _name: str, default: object = None) -> object:
         return default

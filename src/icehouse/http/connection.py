@@ -1,8 +1,9 @@
 """One connection of a client: uvicorn's own, and in front of it a short way for the small answers of a binary cache.
 
-A request for a narinfo is answered in the call that brings its last byte: no task, no messages, one write. Everything
-else is uvicorn's, beside limits that it does not have: for what a client may send without getting on, and for how long
-it may say nothing.
+A request for a narinfo is answered in the call that brings its last byte: no task, no messages, one write. One that
+differs from the last such only in its path, as all that a client asks over a connection do, is not even parsed: behind
+the path its bytes are those that were parsed before. Everything else is uvicorn's, beside limits that it does not have:
+for what a client may send without getting on, and for how long it may say nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ longer, and open another where it is closed."""
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Of a request's head, and of whatever else brings neither the end of a head nor a byte of a body, as trailers."""
+
+_MAX_REPEATED_BYTES: Final = 1024
+"""Of a head without its path, to be recognised when it comes again. Nix sends some 100 bytes, and a token."""
 
 _WAITING_BYTES: Final = 64 * 1024
 
@@ -68,6 +72,14 @@ class Connection(HttpToolsProtocol):
         self._bytes_without_step = 0
         self._is_answered = False
         """Whether the request that is being read was answered on the short way."""
+        self._is_between_requests = True
+        """Whether the parser has seen the end of all that began."""
+        self._repeated = b""
+        """All behind the path of the last request that came alone and was answered on the short way."""
+        self._repeated_headers: list[Header] = []
+        """The headers in it."""
+        self._peer = ""
+        """The address of who connected."""
         self._has_ended = False
         """Whether the client will send no more."""
         self._waiting_since = 0.0
@@ -76,6 +88,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Begin to wait for a request."""
         super().connection_made(transport)
+        self._peer = self.client[0] if self.client else ""
         self._waiting_since = self.loop.time()
         self._idle_timer = self.loop.call_later(IDLE_SECONDS, self._close_if_idle)
 
@@ -88,6 +101,9 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Read on; answer what is whole."""
         self._unset_keepalive_if_required()
+        is_alone = self._is_between_requests
+        if is_alone and self._answer_repeated(data):
+            return
         steps = self._steps
         try:
             self.parser.feed_data(data)
@@ -103,9 +119,13 @@ class Connection(HttpToolsProtocol):
             self._bytes_without_step += len(data)
             if self._bytes_without_step > MAX_HEAD_BYTES:
                 self._refuse(431)
+        # One message began and ended: the end of its head is one step, its own end the other.
+        if is_alone and self._is_between_requests and self._steps == steps + 2:
+            self._remember(data)
 
     def on_message_begin(self) -> None:
         """Of the parser. What uvicorn prepares here is prepared only for requests that it answers."""
+        self._is_between_requests = False
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -113,8 +133,8 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Of the parser: answer at once, or let a task do it."""
         self._steps += 1
-        if self._is_waiting() and not self.flow.write_paused and self._answer_at_once():
-            self._is_answered = True
+        self._is_answered = self._is_waiting() and not self.flow.write_paused and self._answer_at_once()
+        if self._is_answered:
             return
         url, headers, expect_100_continue = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
@@ -130,9 +150,8 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Of the parser."""
         self._steps += 1
-        if self._is_answered:
-            self._is_answered = False
-        else:
+        self._is_between_requests = True
+        if not self._is_answered:
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -225,15 +244,42 @@ class Connection(HttpToolsProtocol):
             if name in _LINES_OF_BODIES:
                 return False
         is_head = method == b"HEAD"
-        peer = self.client[0] if self.client else ""
-        answer = self._answer_now(self.url, headers, peer=peer, is_head=is_head)
+        answer = self._answer_now(self.url, headers, peer=self._peer, is_head=is_head)
         if answer is None:
             return False
-        head, body = answer
-        lines = b"%bcontent-length: %d\r\n%b\r\n" % (head.lines, len(body), self._common_lines())
-        self.transport.write(lines if is_head else lines + body)
-        self._waiting_since = self.loop.time()
+        self._write(answer, is_head=is_head)
         return True
+
+    def _answer_repeated(self, data: bytes) -> bool:
+        """Answer *data*, which begins where a request does, if it is the remembered one with another path.
+
+        That a path lies in between is seen by those who match it: none of theirs has a space.
+        """
+        repeated = self._repeated
+        if not (repeated and data.endswith(repeated) and data.startswith(b"GET /")):
+            return False
+        if self.flow.write_paused or not self._is_waiting():
+            return False
+        answer = self._answer_now(data[4 : -len(repeated)], self._repeated_headers, peer=self._peer, is_head=False)
+        if answer is None:
+            return False
+        self._write(answer, is_head=False)
+        return True
+
+    def _remember(self, data: bytes) -> None:
+        """Remember the request that *data* is, all but its path, if it was a GET that was answered on the short way."""
+        start = b"GET %b" % self.url
+        if self._is_answered and data.startswith(start) and len(data) - len(start) <= _MAX_REPEATED_BYTES:
+            self._repeated = data[len(start) :]
+            self._repeated_headers = self.headers
+
+    def _write(self, answer: SmallAnswer, *, is_head: bool) -> None:
+        head, body = answer
+        common = self._common_lines()
+        self.transport.write(
+            b"%bcontent-length: %d\r\n%b\r\n%b" % (head.lines, len(body), common, b"" if is_head else body)
+        )
+        self._waiting_since = self.loop.time()
 
     def _common_lines(self) -> bytes:
         """What stands in every answer: the date, which the server renews each second."""
