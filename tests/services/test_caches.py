@@ -98,6 +98,81 @@ def test_a_public_url_without_host_is_refused() -> None:
         key_name("main", "localhost")
 
 
+async def test_staging_says_of_what_and_goes_by_the_upstreams_of_that(caches: Caches, database: Database) -> None:
+    upstream = UpstreamBody(url="https://a.example", public_keys=[KEY])
+    await caches.create_cache(CacheCreate(name="main", is_public=True, upstreams=[upstream]), ADMIN, TESTER)
+    request = CacheCreate(name="pr", is_public=True, staging_of="main")
+    view = await caches.create_cache(request, ADMIN, TESTER)
+    assert (view.staging_of, view.upstreams, view.stagings) == ("main", [upstream], [])
+    main, pr = await row_of(database, "main"), await row_of(database, "pr")
+    assert (main.domain_id, pr.domain_id) == (PUBLIC_DOMAIN_ID, PUBLIC_DOMAIN_ID)
+    assert (await caches.show_cache(main, None)).stagings == ["pr"]
+    view = await caches.configure_cache(pr, CacheConfigure(staging_of=None), ADMIN, TESTER)
+    assert (view.staging_of, (await caches.show_cache(main, None)).stagings) == (None, [])
+    assert (await caches.configure_cache(pr, CacheConfigure(staging_of="main"), ADMIN, TESTER)).staging_of == "main"
+    changes = await database.read(lambda connection: connection.execute(select(schema.audit.c.new_values)).all())
+    assert [row.new_values for row in changes[2:]] == ['{"staging_of":null}', '{"staging_of":"main"}']
+    await caches.delete_cache(main, TESTER)
+    assert (await caches.show_cache(await row_of(database, "pr"), None)).staging_of is None
+
+
+async def test_private_staging_shares_no_domain_with_its_main_cache_unless_that_is_named(
+    caches: Caches, database: Database
+) -> None:
+    for name, domain in (("main", None), ("shared", "team")):
+        await caches.create_cache(CacheCreate(name=name, is_public=False, domain=domain), ADMIN, TESTER)
+    for name, main, domain in (("pr", "main", None), ("pr-2", "shared", "team")):
+        request = CacheCreate(name=name, is_public=False, staging_of=main, domain=domain)
+        assert (await caches.create_cache(request, ADMIN, TESTER)).staging_of == main
+    domains = {name: (await row_of(database, name)).domain_id for name in ("main", "pr", "shared", "pr-2")}
+    assert domains["main"] != domains["pr"]
+    assert domains["shared"] == domains["pr-2"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (CacheCreate(name="pr", is_public=True, staging_of="pr"), "of itself"),
+        (CacheCreate(name="pr", is_public=True, staging_of="staging"), "is a staging itself"),
+        (CacheCreate(name="pr", is_public=True, staging_of="secret"), "must be too"),
+        (CacheCreate(name="pr", is_public=True, staging_of="main", store_dir="/gnu/store"), "is for /nix/store"),
+    ],
+)
+async def test_cache_that_cannot_be_a_staging_is_not_made(caches: Caches, request_: CacheCreate, reason: str) -> None:
+    await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN, TESTER)
+    await caches.create_cache(CacheCreate(name="staging", is_public=True, staging_of="main"), ADMIN, TESTER)
+    await caches.create_cache(CacheCreate(name="secret", is_public=False), ADMIN, TESTER)
+    with pytest.raises(InvalidFormat, match=reason):
+        await caches.create_cache(request_, ADMIN, TESTER)
+    assert [view.name for view in await caches.list_caches(ADMIN)] == ["main", "secret", "staging"]
+
+
+async def test_cache_with_stagings_becomes_none(caches: Caches, database: Database) -> None:
+    for name, main in (("main", None), ("pr", "main"), ("other", None)):
+        await caches.create_cache(CacheCreate(name=name, is_public=True, staging_of=main), ADMIN, TESTER)
+    with pytest.raises(InvalidFormat, match="has stagings"):
+        await caches.configure_cache(await row_of(database, "main"), CacheConfigure(staging_of="other"), ADMIN, TESTER)
+
+
+async def test_staging_needs_the_right_to_configure_its_main_cache_and_tells_nobody_of_a_private_one(
+    caches: Caches, database: Database
+) -> None:
+    for name, is_public in (("main", True), ("secret", False)):
+        await caches.create_cache(CacheCreate(name=name, is_public=is_public), ADMIN, TESTER)
+    with pytest.raises(Denied):
+        await caches.create_cache(CacheCreate(name="team-a", is_public=True, staging_of="main"), TEAM, TESTER)
+    for main in ("secret", "absent"):
+        with pytest.raises(NotFound, match=f"cache '{main}'"):
+            await caches.create_cache(CacheCreate(name="team-a", is_public=False, staging_of=main), TEAM, TESTER)
+    await caches.create_cache(CacheCreate(name="team-a", is_public=False, staging_of="secret"), ADMIN, TESTER)
+    team = await row_of(database, "team-a")
+    assert [view.staging_of for view in await caches.list_caches(TEAM) if view.name == "team-a"] == [None]
+    assert (await caches.show_cache(team, TEAM)).staging_of is None
+    assert (await caches.configure_cache(team, CacheConfigure(priority=3), TEAM, TESTER)).staging_of is None
+    assert (await caches.show_cache(await row_of(database, "secret"), None)).stagings == []
+    assert (await caches.show_cache(team, ADMIN)).staging_of == "secret"
+
+
 async def test_a_name_is_used_once(caches: Caches) -> None:
     await caches.create_cache(CacheCreate(name="main", is_public=True), ADMIN, TESTER)
     with pytest.raises(Conflict):
@@ -253,7 +328,7 @@ async def test_stored_bytes_count_each_chunk_once(caches: Caches, database: Data
     await database.write(lambda connection: fill(connection, cache, [[0, 1, 2], [2, 1, 3, 3, 4], [7], []], chunks=10))
     size = await caches.measure_cache(cache)
     assert (size.paths, size.nar_bytes, size.stored_bytes) == (4, 400, 60)
-    assert (await caches.show_cache(cache)).name == "main"
+    assert (await caches.show_cache(cache, None)).name == "main"
 
 
 async def test_many_recipes_are_measured_a_page_at_a_time(caches: Caches, database: Database) -> None:
@@ -334,18 +409,18 @@ async def test_settings_of_a_cache_are_changed_one_by_one_and_unset(caches: Cach
     assert (made.budget_bytes, made.limit_bytes, made.trash_seconds) == (5_000, None, 7 * 86_400)
     row = await row_of(database, "main")
     changes = CacheConfigure(limit_bytes=6_000, keep_unused_seconds=60, priority=30)
-    view = await caches.configure_cache(row, changes, TESTER)
+    view = await caches.configure_cache(row, changes, ADMIN, TESTER)
     assert (view.budget_bytes, view.limit_bytes, view.keep_unused_seconds, view.priority) == (5_000, 6_000, 60, 30)
-    view = await caches.configure_cache(row, CacheConfigure(budget_bytes=None, trash_seconds=0), TESTER)
+    view = await caches.configure_cache(row, CacheConfigure(budget_bytes=None, trash_seconds=0), ADMIN, TESTER)
     assert (view.budget_bytes, view.limit_bytes, view.keep_unused_seconds, view.trash_seconds) == (None, 6_000, 60, 0)
-    assert await caches.show_cache(await row_of(database, "main")) == view
+    assert await caches.show_cache(await row_of(database, "main"), None) == view
 
 
 async def test_settings_are_checked_together_with_those_that_stay(caches: Caches, database: Database) -> None:
     await caches.create_cache(CacheCreate(name="main", is_public=True, budget_bytes=5_000), ADMIN, TESTER)
     row = await row_of(database, "main")
     with pytest.raises(InvalidFormat, match="limit_bytes 4999 is below"):
-        await caches.configure_cache(row, CacheConfigure(limit_bytes=4_999, priority=3), TESTER)
+        await caches.configure_cache(row, CacheConfigure(limit_bytes=4_999, priority=3), ADMIN, TESTER)
     with pytest.raises(InvalidFormat, match="priority -1"):
-        await caches.configure_cache(row, CacheConfigure(priority=-1), TESTER)
-    assert (await caches.show_cache(await row_of(database, "main"))).priority == 41
+        await caches.configure_cache(row, CacheConfigure(priority=-1), ADMIN, TESTER)
+    assert (await caches.show_cache(await row_of(database, "main"), None)).priority == 41

@@ -32,6 +32,8 @@ class CacheCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Refuse pushes while the cache is as large or larger; null: no limit."""
     trash_seconds: int = 604_800
     """How long hidden paths can come back."""
+    staging_of: str | None = None
+    """The cache that what is looked at here is promoted to. Then null `upstreams` are that one's."""
 
 
 class CacheConfigure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,6 +48,7 @@ class CacheConfigure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     budget_bytes: int | msgspec.UnsetType | None = msgspec.UNSET
     limit_bytes: int | msgspec.UnsetType | None = msgspec.UNSET
     trash_seconds: int | msgspec.UnsetType = msgspec.UNSET
+    staging_of: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class CacheView(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +73,10 @@ class CacheView(msgspec.Struct, frozen=True, kw_only=True):
     """Of the distinct chunks of its paths: as the last collection found it, and what was pushed since."""
     warning: str | None
     """A sentence, if the cache is at 85 % of its limit or budget, or above."""
+    staging_of: str | None = None
+    """The cache that what is looked at here is promoted to; null: none, or none that the caller may see."""
+    stagings: list[str] = []
+    """Of this cache, those that the caller may see."""
 
 
 class CacheSize(msgspec.Struct, frozen=True, kw_only=True):

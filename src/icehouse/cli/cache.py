@@ -51,6 +51,14 @@ TrashOption = Annotated[
     str | None,
     typer.Option(metavar="TIME|none", help="How long what was let go can be restored. 7d unless said otherwise."),
 ]
+StagingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--staging-of",
+        metavar="CACHE|none",
+        help="Have it be a staging of that cache: pull requests push to it, and `icehouse promote` publishes from it.",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +105,10 @@ class CreateOptions:
     want_mass_query: bool = True
     store_dir: str = "/nix/store"
     upstreams: tuple[str, ...] | None = None
-    """Each a URL and its keys, separated by spaces. None: cache.nixos.org; empty: none."""
+    """Each a URL and its keys, separated by spaces. None: cache.nixos.org, or those of the cache that it is a staging
+    of; empty: none."""
     kept: Kept = field(default_factory=Kept)
+    staging_of: str | None = None
 
 
 @app.command(epilog=EXIT_CODES_HELP)
@@ -130,6 +140,7 @@ def create(  # noqa: PLR0913  each is an option of the command
     max_size: MaxSizeOption = None,
     limit: LimitOption = None,
     trash: TrashOption = None,
+    staging_of: StagingOption = None,
     quiet: QuietFlag = False,
     json: JsonFlag = False,
 ) -> None:
@@ -145,6 +156,7 @@ def create(  # noqa: PLR0913  each is an option of the command
         store_dir=store_dir,
         upstreams=() if no_upstream else tuple(upstream) if upstream else None,
         kept=Kept(retention, keep_pushed, max_size, limit, trash),
+        staging_of=None if staging_of == NONE else staging_of,
     )
     carry_out(run_create, options, Printer(is_json=json, is_quiet=quiet))
 
@@ -164,6 +176,7 @@ async def run_create(options: CreateOptions, services: Services, printer: Printe
         want_mass_query=options.want_mass_query,
         store_dir=options.store_dir,
         upstreams=None if options.upstreams is None else [_parse_upstream(text) for text in options.upstreams],
+        staging_of=options.staging_of,
     )
     body = msgspec.structs.replace(body, **options.kept.parse())
     async with services.server(address.login) as server:
@@ -178,6 +191,7 @@ class ConfigureOptions:
     cache: str
     priority: int | None = None
     kept: Kept = field(default_factory=Kept)
+    staging_of: str | None = None
 
 
 @app.command(epilog=EXIT_CODES_HELP)
@@ -192,14 +206,16 @@ def configure(  # noqa: PLR0913  each is an option of the command
     priority: Annotated[
         int | None, typer.Option(help="Nix asks caches with lower numbers first; cache.nixos.org has 40.")
     ] = None,
+    staging_of: StagingOption = None,
     quiet: QuietFlag = False,
     json: JsonFlag = False,
 ) -> None:
     """Change what a cache keeps, how large it may become, and its priority. What is not named stays as it is."""
     kept = Kept(retention, keep_pushed, max_size, limit, trash)
-    if kept == Kept() and priority is None:
+    if kept == Kept() and priority is None and staging_of is None:
         raise typer.BadParameter("name at least one setting")
-    carry_out(run_configure, ConfigureOptions(cache, priority, kept), Printer(is_json=json, is_quiet=quiet))
+    options = ConfigureOptions(cache, priority, kept, staging_of)
+    carry_out(run_configure, options, Printer(is_json=json, is_quiet=quiet))
 
 
 async def run_configure(options: ConfigureOptions, services: Services, printer: Printer) -> None:
@@ -208,9 +224,11 @@ async def run_configure(options: ConfigureOptions, services: Services, printer: 
 
     from icehouse.api.caches import CacheConfigure
 
-    changes = options.kept.parse()
+    changes: dict[str, int | str | None] = {**options.kept.parse()}
     if options.priority is not None:
         changes["priority"] = options.priority
+    if options.staging_of is not None:
+        changes["staging_of"] = None if options.staging_of == NONE else options.staging_of
     address = services.find_cache(options.cache)
     async with services.server(address.login) as server:
         view = await server.configure_cache(address.name, msgspec.convert(changes, CacheConfigure))
@@ -318,6 +336,8 @@ def _describe(view: "CacheView") -> str:
         f"URL          {view.url}",
         *(f"public key   {key}" for key in view.public_keys),
         *(f"upstream     {upstream.url}" for upstream in view.upstreams),
+        *([] if view.staging_of is None else [f"staging of   {view.staging_of}"]),
+        *(f"staging      {name}" for name in view.stagings),
         f"priority     {view.priority}",
         f"store        {view.store_dir}",
         f"created      {time_text(view.created_at)}",

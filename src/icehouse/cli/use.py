@@ -79,7 +79,14 @@ def use(
 async def run(options: UseOptions, services: Services, printer: Printer) -> None:
     """Write, or print, what Nix must know."""
     addresses = [services.find_cache(text) for text in options.caches]
-    caches = [_used(await _show(address, services)) for address in addresses]
+    views = [await _show(address, services) for address in addresses]
+    for view in views:
+        if view.staging_of is not None:
+            printer.message(
+                f"{view.name} is a staging of {view.staging_of}: whoever may push there, such as any pull request, "
+                "decides what your machine runs. Use it on machines that build those only."
+            )
+    caches = [_used(view) for view in views]
     found = list(zip(addresses, caches, strict=True))
     if options.snippet is not None:
         _print(options.snippet, caches, services, printer)

@@ -30,6 +30,8 @@ class CacheRow:
     priority: int
     want_mass_query: bool
     created_at: int
+    staging_of: int | None = None
+    """The cache, by id, that what is looked at here is promoted to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,19 @@ def list_caches_of_domain(connection: Connection, domain_id: int) -> tuple[Cache
     return tuple(_cache_row(row) for row in rows)
 
 
+def find_relatives(connection: Connection, row: CacheRow) -> tuple[CacheRow | None, tuple[CacheRow, ...]]:
+    """The cache that a cache is a staging of, if it is one, and its own stagings, by name."""
+    is_near = (cache.c.staging_of == row.id) | (cache.c.id == row.staging_of)
+    rows = [_cache_row(each) for each in connection.execute(select(cache).where(is_near).order_by(cache.c.name))]
+    main = next((each for each in rows if each.id == row.staging_of), None)
+    return main, tuple(each for each in rows if each.staging_of == row.id)
+
+
+def set_staging_of(connection: Connection, cache_id: int, main_id: int | None) -> None:
+    """Make a cache a staging of another, or of none."""
+    connection.execute(update(cache).where(cache.c.id == cache_id).values(staging_of=main_id))
+
+
 def insert_cache(
     connection: Connection,
     *,
@@ -130,6 +145,7 @@ def delete_cache(connection: Connection, cache_id: int) -> None:
     connection.execute(delete(pin).where(pin.c.cache_id == cache_id))
     connection.execute(delete(external).where(external.c.cache_id == cache_id))
     connection.execute(delete(path).where(path.c.cache_id == cache_id))
+    connection.execute(update(cache).where(cache.c.staging_of == cache_id).values(staging_of=None))
     if connection.execute(delete(cache).where(cache.c.id == cache_id)).rowcount == 0:
         raise NotFound("the cache was deleted already")
 
@@ -219,4 +235,5 @@ def _cache_row(row: Row[Any]) -> CacheRow:
         priority=row.priority,
         want_mass_query=bool(row.want_mass_query),
         created_at=row.created_at,
+        staging_of=row.staging_of,
     )

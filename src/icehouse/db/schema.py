@@ -51,6 +51,7 @@ cache = Table(
     ),
     Column("stored_bytes", Integer, nullable=False, server_default="0", doc="of the distinct chunks of its paths"),
     Column("generation", Integer, nullable=False, server_default="0", doc="counts what made paths visible"),
+    Column("staging_of", Integer, doc="the cache that what is looked at here is promoted to; null: it is no staging"),
     sqlite_autoincrement=True,
 )
 

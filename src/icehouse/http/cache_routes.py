@@ -29,7 +29,10 @@ async def list_caches(parts: ServerParts, credential: Credential) -> list[CacheV
 
 @post("/api/v1/caches", tags=["caches"], request_max_body_size=MAX_JSON_BYTES)
 async def create_cache(data: CacheCreate, parts: ServerParts, credential: Credential, origin: Origin) -> CacheView:
-    """Create a cache with a signing key of its own. Needs `admin` on a pattern that matches its name."""
+    """Create a cache with a signing key of its own. Needs `admin` on a pattern that matches its name.
+
+    A staging of another cache needs `configure` on that one too.
+    """
     grant = await parts.access.identify(credential)
     return await parts.caches.create_cache(data, grant, origin.actor(grant))
 
@@ -38,7 +41,7 @@ async def create_cache(data: CacheCreate, parts: ServerParts, credential: Creden
 async def show_cache(cache_name: str, parts: ServerParts, credential: Credential) -> CacheView:
     """A cache: its settings, keys and upstreams."""
     entry = await parts.access.enter(cache_name, Permission.PULL, credential)
-    return await parts.caches.show_cache(entry.cache)
+    return await parts.caches.show_cache(entry.cache, entry.grant)
 
 
 @patch("/api/v1/caches/{cache_name:str}", tags=["caches"], request_max_body_size=MAX_JSON_BYTES)
@@ -47,10 +50,11 @@ async def configure_cache(
 ) -> CacheView:
     """Change what a cache keeps, how large it may become, and its priority. Needs `configure`.
 
-    What is left out stays as it is; null unsets.
+    To make it a staging of another cache needs `configure` on that one too. What is left out stays as it is; null
+    unsets.
     """
     entry = await parts.access.enter(cache_name, Permission.CONFIGURE, credential)
-    return await parts.caches.configure_cache(entry.cache, data, origin.actor(entry.grant))
+    return await parts.caches.configure_cache(entry.cache, data, entry.grant, origin.actor(entry.grant))
 
 
 @get("/api/v1/caches/{cache_name:str}/size", tags=["caches"])

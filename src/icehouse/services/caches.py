@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Final
@@ -20,7 +20,9 @@ from icehouse.db.caches import (
     UpstreamRow,
     count_paths,
     delete_cache,
+    find_cache,
     find_domain,
+    find_relatives,
     get_cache,
     insert_cache,
     insert_domain,
@@ -30,6 +32,7 @@ from icehouse.db.caches import (
     list_upstreams,
     page_recipes,
     purge_domain,
+    set_staging_of,
     sum_stored_bytes,
 )
 from icehouse.db.engine import Database
@@ -39,10 +42,19 @@ from icehouse.errors import Denied, InvalidFormat
 from icehouse.nix.excerpts import excerpt
 from icehouse.nix.signing import SEED_BYTES, PublicKey, SecretKey
 from icehouse.nix.store_paths import StoreDir
-from icehouse.rules.access import Grant, Permission, allows, check_may_create_cache, parse_cache_name
+from icehouse.rules.access import (
+    Grant,
+    Permission,
+    allows,
+    check_access,
+    check_may_create_cache,
+    no_such_cache,
+    parse_cache_name,
+)
 from icehouse.rules.audit import Action, Actor
 from icehouse.rules.quotas import CacheSettings, check_settings, find_warning
 from icehouse.rules.recipes import parse_recipe
+from icehouse.rules.staging import StagingFacts, check_may_stage
 from icehouse.services.audit import differences, record
 from icehouse.services.signing import NONCE_BYTES, Sealer
 from icehouse.storage.blobs import BlobStore
@@ -59,7 +71,7 @@ MAX_PRIORITY: Final = 2**31 - 1
 _RECIPES_A_PAGE: Final = 500
 _RANGES_A_PAGE: Final = 500
 _ANY_CHUNKS: Final = 2**62
-_NOT_AUDITED: Final = frozenset({"name", "url", "created_at", "stored_bytes", "warning"})
+_NOT_AUDITED: Final = frozenset({"name", "url", "created_at", "stored_bytes", "warning", "stagings"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +90,8 @@ class _Settings:
     store_dir: StoreDir
     priority: int
     want_mass_query: bool
-    upstreams: tuple[_Upstream, ...]
+    upstreams: tuple[_Upstream, ...] | None
+    """`None`: those of the cache that it is a staging of."""
     kept: CacheSettings
 
 
@@ -109,7 +122,9 @@ class Caches:
         Raises:
             InvalidFormat: a setting is not valid.
             Unauthenticated: there are no credentials.
-            Denied: the caller does not administer caches of that name, or not all caches of the domain named.
+            Denied: the caller does not administer caches of that name, or not all caches of the domain named, or may
+                not configure the cache that it is to be a staging of.
+            NotFound: there is no such cache to be a staging of, or the caller may not know of it.
             Conflict: there is a cache of that name.
         """
         settings = _parse_settings(request)
@@ -131,7 +146,12 @@ class Caches:
             )
             set_settings(connection, cache.id, settings.kept)
             insert_key(connection, cache.id, key.public_key, sealed, now=now)
-            for upstream in settings.upstreams:
+            upstreams = settings.upstreams
+            if request.staging_of is not None:
+                main = _stage(connection, cache, request.staging_of, grant)
+                cache = replace(cache, staging_of=main.id)
+                upstreams = upstreams if upstreams is not None else list_upstreams(connection, main.id)
+            for upstream in upstreams or ():
                 insert_upstream(connection, cache.id, upstream.url, upstream.public_keys)
             view = self._load_view(connection, cache)
             new = _audited(view) | {"domain": settings.domain_name}
@@ -140,27 +160,36 @@ class Caches:
 
         return await self._database.write(work)
 
-    async def configure_cache(self, cache: CacheRow, request: CacheConfigure, actor: Actor) -> CacheView:
+    async def configure_cache(
+        self, cache: CacheRow, request: CacheConfigure, grant: Grant | None, actor: Actor
+    ) -> CacheView:
         """Change what *request* names. It holds from now on; the next collection and the next push go by it.
 
         Raises:
             InvalidFormat: a setting is not valid.
-            NotFound: the cache was deleted meanwhile.
+            NotFound: the cache was deleted meanwhile; or there is no such cache to be a staging of, or the caller may
+                not know of it.
+            Denied: the caller may not configure that one.
         """
         changes = {name: value for name, value in msgspec.structs.asdict(request).items() if value is not msgspec.UNSET}
         priority: int | None = changes.pop("priority", None)
         if priority is not None:
             _check_priority(priority)
+        main_name: str | msgspec.UnsetType | None = changes.pop("staging_of", msgspec.UNSET)
 
         def work(connection: Connection) -> CacheView:
             settings, _ = load_settings(connection, cache.id)
             before = self._load_view(connection, get_cache(connection, cache.name))
             set_settings(connection, cache.id, check_settings(replace(settings, **changes)), priority=priority)
+            if main_name is None:
+                set_staging_of(connection, cache.id, None)
+            elif main_name is not msgspec.UNSET:
+                _stage(connection, cache, main_name, grant)
             view = self._load_view(connection, get_cache(connection, cache.name))
             old, new = differences(_audited(before), _audited(view))
             if new:
                 record(connection, actor, Action.CACHE_CONFIGURE, cache.name, old=old, new=new, now=self._clock())
-            return view
+            return self._load_view(connection, get_cache(connection, cache.name), partial(_may_see, grant))
 
         return await self._database.write(work)
 
@@ -169,16 +198,16 @@ class Caches:
 
         def work(connection: Connection) -> list[CacheView]:
             return [
-                self._load_view(connection, cache)
+                self._load_view(connection, cache, partial(_may_see, grant))
                 for cache in list_caches(connection)
-                if cache.is_public or allows(grant, Permission.PULL, cache.name)
+                if _may_see(grant, cache)
             ]
 
         return await self._database.read(work)
 
-    async def show_cache(self, cache: CacheRow) -> CacheView:
+    async def show_cache(self, cache: CacheRow, grant: Grant | None) -> CacheView:
         """A cache as its users see it."""
-        return await self._database.read(partial(self._load_view, cache=cache))
+        return await self._database.read(partial(self._load_view, cache=cache, may_see=partial(_may_see, grant)))
 
     async def measure_cache(self, cache: CacheRow) -> CacheSize:
         """What is visible in a cache, exact at some time while it is counted: NARs are looked at a page at a time."""
@@ -241,7 +270,11 @@ class Caches:
             )
         return total
 
-    def _load_view(self, connection: Connection, cache: CacheRow) -> CacheView:
+    def _load_view(
+        self, connection: Connection, cache: CacheRow, may_see: Callable[[CacheRow], bool] = lambda _: True
+    ) -> CacheView:
+        """What is told of a cache, and of those of its relatives that *may_see* allows."""
+        main, stagings = find_relatives(connection, cache)
         settings, stored_bytes = load_settings(connection, cache.id)
         return CacheView(
             name=cache.name,
@@ -256,6 +289,8 @@ class Caches:
             **asdict(settings),
             stored_bytes=stored_bytes,
             warning=find_warning(stored_bytes, settings),
+            staging_of=None if main is None or not may_see(main) else main.name,
+            stagings=[staging.name for staging in stagings if may_see(staging)],
         )
 
 
@@ -265,6 +300,26 @@ def key_name(cache_name: str, public_url: str) -> str:
     if not host:
         raise InvalidFormat(f"public URL {excerpt(public_url)}: expected for instance https://cache.example.org")
     return f"{cache_name}.{host.replace(':', '-')}-1"  # A colon would end the name; an IPv6 address has some.
+
+
+def _may_see(grant: Grant | None, cache: CacheRow) -> bool:
+    return cache.is_public or allows(grant, Permission.PULL, cache.name)
+
+
+def _stage(connection: Connection, cache: CacheRow, main_name: str, grant: Grant | None) -> CacheRow:
+    """Make *cache* a staging of another cache, which the caller may configure; the other."""
+    main = find_cache(connection, main_name)
+    check_access(grant, Permission.CONFIGURE, main_name, is_public=None if main is None else main.is_public)
+    if main is None:
+        raise no_such_cache(main_name)
+    check_may_stage(_staging_facts(connection, cache), _staging_facts(connection, main))
+    set_staging_of(connection, cache.id, main.id)
+    return main
+
+
+def _staging_facts(connection: Connection, cache: CacheRow) -> StagingFacts:
+    main, stagings = find_relatives(connection, cache)
+    return StagingFacts(cache.name, cache.is_public, cache.store_dir, main is not None, bool(stagings))
 
 
 def _choose_domain(connection: Connection, settings: _Settings, grant: Grant | None, *, now: int) -> int:
@@ -282,13 +337,10 @@ def _choose_domain(connection: Connection, settings: _Settings, grant: Grant | N
 
 
 def _parse_settings(request: CacheCreate) -> _Settings:
-    upstreams = [DEFAULT_UPSTREAM] if request.upstreams is None else request.upstreams
     _check_priority(request.priority)
-    if len(upstreams) > MAX_UPSTREAMS:
-        raise InvalidFormat(f"{len(upstreams)} upstreams: expected at most {MAX_UPSTREAMS}")
-    parsed = tuple(_parse_upstream(upstream) for upstream in upstreams)
-    if len({upstream.url for upstream in parsed}) < len(parsed):
-        raise InvalidFormat("upstreams: a URL is there twice")
+    upstreams = request.upstreams
+    if upstreams is None and request.staging_of is None:
+        upstreams = [DEFAULT_UPSTREAM]
     return _Settings(
         name=parse_cache_name(request.name),
         is_public=request.is_public,
@@ -296,7 +348,7 @@ def _parse_settings(request: CacheCreate) -> _Settings:
         store_dir=StoreDir.parse(request.store_dir),
         priority=request.priority,
         want_mass_query=request.want_mass_query,
-        upstreams=parsed,
+        upstreams=None if upstreams is None else _parse_upstreams(upstreams),
         kept=check_settings(
             CacheSettings(
                 keep_unused_seconds=request.keep_unused_seconds,
@@ -325,6 +377,15 @@ def _parse_domain(request: CacheCreate) -> str | None:
         return parse_cache_name(request.domain)
     except InvalidFormat as exc:
         raise InvalidFormat(f"domain: {exc}") from exc
+
+
+def _parse_upstreams(bodies: Sequence[UpstreamBody]) -> tuple[_Upstream, ...]:
+    if len(bodies) > MAX_UPSTREAMS:
+        raise InvalidFormat(f"{len(bodies)} upstreams: expected at most {MAX_UPSTREAMS}")
+    parsed = tuple(_parse_upstream(body) for body in bodies)
+    if len({upstream.url for upstream in parsed}) < len(parsed):
+        raise InvalidFormat("upstreams: a URL is there twice")
+    return parsed
 
 
 def _parse_upstream(body: UpstreamBody) -> _Upstream:

@@ -456,7 +456,7 @@ class Lifecycle(RuleBasedStateMachine):
             limit_bytes=limit,
             trash_seconds=trash,
         )
-        self.loop.run(self.caches.configure_cache(self.cache_rows[cache_name], request, TESTER))
+        self.loop.run(self.caches.configure_cache(self.cache_rows[cache_name], request, None, TESTER))
 
     @precondition(lambda self: self._may_collect())
     @rule(cache_name=st.sampled_from([None, *CACHES]), begin=_begin)
