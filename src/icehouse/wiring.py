@@ -57,6 +57,7 @@ from icehouse.services.issuer_keys import IssuerKeyring
 from icehouse.services.keys import Keys
 from icehouse.services.logs import Logs
 from icehouse.services.maintenance import Maintenance, MaintenancePlan
+from icehouse.services.nar_copies import NarCopies
 from icehouse.services.nar_files import NarFiles
 from icehouse.services.nar_uploads import NarUploads
 from icehouse.services.narinfo_uploads import NarinfoUploads
@@ -205,7 +206,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             keys=Keys(database, sealer, signer, workers, clock=clock, draw=secrets.token_bytes),
             tokens=Tokens(database, clock=clock, draw=secrets.token_bytes),
             trust=Trust(database, public_url=settings.url, clock=clock),
-            promotions=Promotions(database, publisher, clock),
+            promotions=Promotions(database, publisher, NarCopies(database, blobs, workers, nars, clock), clock),
             revocations=Revocations(database, access_database, clock, flush_uses=access_times.flush),
             exchange=Exchange(database, keyring, clock=clock, draw=secrets.token_bytes),
             packs=PackReceiver(database, blobs, workers, recent, clock),

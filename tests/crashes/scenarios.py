@@ -31,6 +31,7 @@ from icehouse.nix.store_paths import NIX_STORE, HashPart, StorePath
 from icehouse.rules.audit import Actor
 from icehouse.services.backup import Backups
 from icehouse.services.backup import restore as restore_backup
+from icehouse.services.nar_copies import NarCopies
 from icehouse.services.promote import Promotions
 from icehouse.services.rebuild import Rebuild, RebuildProgress
 from icehouse.services.repair import Repair
@@ -423,10 +424,20 @@ async def make_staged(folder: DataFolder) -> None:
         await world.store.push(staging, (APP, NARS[APP], [LIB]))
 
 
+async def make_staged_apart(folder: DataFolder) -> None:
+    """A cache of another domain has what is to be promoted."""
+    await make_empty(folder)
+    async with World.open(folder) as world:
+        staging = await world.store.create_cache(STAGING, domain_id=await world.store.create_domain())
+        await world.store.push(staging, (LIB, NARS[LIB], [LIB]))
+        await world.store.push(staging, (APP, NARS[APP], [LIB]))
+
+
 async def promote(world: World, acknowledge: Acknowledge) -> None:
     store = world.store
     staging = await store.database.read(partial(get_cache, name=STAGING))
-    promotions = Promotions(store.database, store.publisher, lambda: NOW)
+    copies = NarCopies(store.database, store.blobs, store.workers, store.nars, lambda: NOW)
+    promotions = Promotions(store.database, store.publisher, copies, lambda: NOW)
     await promotions.promote(world.cache, staging, HashPart(APP[:32]), Actor("a test"))
     for name in (LIB, APP):
         acknowledge("path", name)
@@ -464,6 +475,7 @@ SCENARIOS: Final = {
     "pin, delete, restore": Scenario(make=make_full, work=pin_and_delete, before=ALL - {APP}, after=ALL),
     "replace a log": Scenario(make=make_logged, work=replace_log, after=frozenset({BASE}), check=check_log),
     "promote": Scenario(make=make_staged, work=promote, after=ALL),
+    "promote to another domain": Scenario(make=make_staged_apart, work=promote, after=ALL),
     "revoke and undo": Scenario(make=make_published, work=revoke, before=ALL - {LIB, APP}, after=ALL),
     "collect": Scenario(
         make=make_to_collect,

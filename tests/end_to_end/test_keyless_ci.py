@@ -141,6 +141,49 @@ def test_job_of_gitlab_pulls_and_pushes_with_the_one_identity_that_it_has(
     assert thief.try_icehouse("push", team, "--store", str(builder.root), top).code == 3
 
 
+@pytest.mark.parametrize("access", ["--public", "--private"])
+def test_pull_request_of_a_fork_pushes_to_staging_alone_and_a_maintainer_promotes(
+    admin: User,
+    builder: PrivateNix,
+    issuer: Issuer,
+    start_job: Callable[..., User],
+    make_user: Callable[[str], User],
+    server: ServerProcess,
+    tmp_path: Path,
+    access: str,
+) -> None:
+    admin.icehouse("cache", "create", "main", access, "--store-dir", builder.environment["NIX_STORE_DIR"])
+    admin.icehouse("trust", "add", "main", "--issuer", issuer.url, *RULE)
+    store_dir = ("--store-dir", builder.environment["NIX_STORE_DIR"])
+    admin.icehouse("cache", "create", "pr", access, "--staging-of", "main", *store_dir)
+    rule = ("--claim", "repository=*/app", "--claim", "event_name=pull_request", "--allow", "push")
+    admin.icehouse("trust", "add", "pr", "--issuer", issuer.url, *rule)
+    assert re.search(r"^staging of +main$", admin.icehouse("cache", "show", "pr").out, re.MULTILINE)
+    assert re.search(r"^staging +pr$", admin.icehouse("cache", "show", "main").out, re.MULTILINE)
+    middle, top = builder.build(CLOSURE, "middle"), builder.build(CLOSURE, "top")
+    fork = {"repository": "mallory/app", "event_name": "pull_request", "ref": "refs/pull/7/merge"}
+
+    from_fork = ("push", "main", "--store", str(builder.root), middle)
+    assert start_job(**fork).try_icehouse(*from_fork).code == 3
+    start_job(**fork).icehouse("push", "pr", "--store", str(builder.root), middle)
+    assert start_job(**fork).try_icehouse("promote", "main", "pr", middle).code == 3
+    assert admin.icehouse("cache", "show", "main", "--json").json["paths"] == 0
+
+    promoted = admin.icehouse("promote", "main", "pr", middle, "--json").json
+    assert {name.partition("-")[2] for name in promoted["published"]} == {"base", "middle"}
+    (entry,) = json.loads(admin.icehouse("audit", "--action", "path.promote", "--json").out)
+    assert (entry["cache_pattern"], entry["new"]["from"], entry["new"]["promoted"]) == ("main", "pr", 2)
+    user = make_user("user")
+    token = admin.icehouse("token", "create", "a user", "--allow", "pull", "--caches", "*", "--json").json["token"]
+    user = replace(user, environment=user.environment | {"ICEHOUSE_URL": server.url, "ICEHOUSE_TOKEN": token})
+    assert "is a staging of main" in user.icehouse("use", "pr", "--print", "nix.conf").err
+    user.icehouse("use", "main")
+    for path, code in ((middle, 0), (top, 1)):
+        store = str(tmp_path / f"pulled-{code}")
+        pulled = user.try_nix("nix-store", "--store", store, "--realise", path, "--option", "substitute", "true")
+        assert pulled.code == code, pulled
+
+
 def test_rules_are_listed_and_removed(admin: User, team: str, issuer: Issuer, start_job: Callable[..., User]) -> None:
     (view,) = json.loads(admin.icehouse("trust", "list", team, "--json").out)
     assert (view["issuer"], view["claims"]) == (issuer.url, {"repository": ["org/*"], "ref": ["refs/heads/main"]})

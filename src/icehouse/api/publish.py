@@ -116,6 +116,14 @@ class PathsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     refused: list[RefusedPath]
 
 
+class PromoteAnswer(PathsAnswer, frozen=True, kw_only=True):
+    """What became of a promotion."""
+
+    left_nars: int = 0
+    """NARs that have still to be copied, since the caches are of two domains. Above 0 nothing was published yet: repeat
+    the request."""
+
+
 class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of ``POST …/promotions``."""
 

@@ -37,7 +37,9 @@ async def run_promote(options: PromoteOptions, services: Services, printer: Prin
     """Promote, and print what became visible."""
     address = services.find_cache(options.cache)
     async with services.server(address.login) as server:
-        answer = await server.promote(address.name, options.source, find_path(options.path, services))
+        path = find_path(options.path, services)
+        while (answer := await server.promote(address.name, options.source, path)).left_nars:
+            printer.message(f"Copying to {address.name}: {answer.left_nars} NARs are left.")
     if answer.refused:
         reasons = "; ".join(f"{refused.store_path}: {refused.reason}" for refused in answer.refused[:10])
         raise Conflict(f"nothing was promoted: {reasons}")

@@ -39,6 +39,7 @@ from icehouse.api.publish import (
     PathBody,
     PathsAnswer,
     PathsRequest,
+    PromoteAnswer,
     PromoteRequest,
 )
 from icehouse.api.revocations import RevocationAnswer, RevocationCreate, RevocationView, UndoAnswer
@@ -227,11 +228,11 @@ class Server:
         """The newest entries of the audit log that match a query, as the API names its parts; a page of them."""
         return await self._get(f"/audit?{urlencode(query)}", AuditPage)
 
-    async def promote(self, cache: str, source: str, hash_part: str) -> PathsAnswer:
-        """Publish a path of the cache *source* in *cache*."""
+    async def promote(self, cache: str, source: str, hash_part: str) -> PromoteAnswer:
+        """Publish a path of the cache *source* in *cache*; to be repeated while `left_nars` tells so."""
         path = f"/caches/{_segment(cache)}/promotions"
         body = msgspec.json.encode(PromoteRequest(source=source, hash_part=hash_part))
-        return self._parse(await self._request("POST", path, body, _JSON, also=_CONFLICT), PathsAnswer, path)
+        return self._parse(await self._request("POST", path, body, _JSON, also=_CONFLICT), PromoteAnswer, path)
 
     async def revoke(self, body: RevocationCreate) -> RevocationAnswer:
         """Hold back what somebody published. Not tried again once it was sent."""

@@ -19,6 +19,7 @@ from icehouse.api.publish import (
     PackAnswer,
     PathsAnswer,
     PathsRequest,
+    PromoteAnswer,
     PromoteRequest,
 )
 from icehouse.errors import InvalidFormat, Unsupported
@@ -149,16 +150,17 @@ async def publish_paths(
 )
 async def promote_path(
     cache_name: str, data: PromoteRequest, parts: ServerParts, credential: Credential, origin: Origin
-) -> Response[PathsAnswer]:
-    """Publish a path of another cache of the same domain, with all that it reaches, without sending bytes again.
+) -> Response[PromoteAnswer]:
+    """Publish a path of another cache, with all that it reaches, without sending bytes again.
 
-    Needs `push`, and `pull` on the other cache. Status 409 if any path is refused, as when publishing.
+    Needs `push`, and `pull` on the other cache. Status 409 if any path is refused, as when publishing. Status 202 if
+    the caches are of two domains, and more is to be copied than one request copies: repeat it.
     """
     entry = await parts.access.enter(cache_name, Permission.PUSH, credential)
     source = await parts.access.enter(data.source, Permission.PULL, credential)
     part = parse_hash_part(data.hash_part)
     answer = await parts.promotions.promote(entry.cache, source.cache, part, origin.actor(entry.grant))
-    return Response(answer, status_code=409 if answer.refused else 200)
+    return Response(answer, status_code=409 if answer.refused else 202 if answer.left_nars else 200)
 
 
 def _parse_content_length(value: str | None) -> int | None:

@@ -1,25 +1,34 @@
-"""Promotion: what one cache has is published in another of the same domain, without sending bytes again."""
+"""Promotion: what one cache has is published in another, without sending bytes again.
+
+Within a domain no byte moves. Into another domain the server copies what that lacks, as whoever promotes could do by
+pulling and pushing: so a domain tells no more than it tells them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from sqlalchemy import Connection
 
-from icehouse.api.publish import PathBody, PathsAnswer, PathsRequest
+from icehouse.api.publish import PathBody, PathsRequest, PromoteAnswer
 from icehouse.db.caches import CacheRow
 from icehouse.db.engine import Database
 from icehouse.db.keys import list_keys
+from icehouse.db.nars import find_nars, find_unsound
 from icehouse.db.paths import ExternalRow, PathRow, find_visible, load_externals, load_paths
 from icehouse.errors import Conflict, NotFound, TooLarge
 from icehouse.nix.hashes import render_sha256
 from icehouse.nix.store_paths import HashPart
 from icehouse.rules.audit import Action, Actor
 from icehouse.services.audit import record
+from icehouse.services.nar_copies import NarCopies
 from icehouse.services.publish import MAX_PATHS, Publisher
+
+MAX_COPIED_BYTES: Final = 256 * 1024 * 1024
+"""NARs that one request copies to another domain, one in any case: it takes some seconds, and is repeated."""
 
 _NAMED: Final = 100  # of the paths, in the audit log
 
@@ -37,35 +46,43 @@ class _Closure:
 class Promotions:
     """Promotes closures. Rights on both caches are checked by who calls (`Access.enter`)."""
 
-    def __init__(self, database: Database, publisher: Publisher, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        publisher: Publisher,
+        copies: NarCopies,
+        clock: Callable[[], int],
+        *,
+        max_copied_bytes: int = MAX_COPIED_BYTES,
+    ) -> None:
         """*clock* gives seconds since the epoch."""
         self._database = database
         self._publisher = publisher
+        self._copies = copies
         self._clock = clock
+        self._max_copied_bytes = max_copied_bytes
 
-    async def promote(self, cache: CacheRow, source: CacheRow, hash_part: HashPart, actor: Actor) -> PathsAnswer:
+    async def promote(self, cache: CacheRow, source: CacheRow, hash_part: HashPart, actor: Actor) -> PromoteAnswer:
         """Publish a path of *source*, with all that it reaches there, in *cache*, signed by the keys of that.
 
         As with any publish all become visible in one transaction, or none; it checks that *source* still has them.
-        Repeating it changes nothing.
+        Repeating it changes nothing, but if there is too much to copy at once: then it copies more.
 
         Raises:
             NotFound: *source* has no such visible path.
-            Conflict: the caches are of two domains or store directories, or *source* lost a path meanwhile.
+            Conflict: the caches are for two store directories, or *source* lost a path meanwhile or has damage.
+            OverQuota: what would be copied does not fit *cache*.
             InvalidFormat: the closure needs what no upstream of *cache* has signed.
             TooLarge: more than `MAX_PATHS` are to be promoted at once.
         """
-        if cache.domain_id != source.domain_id:
-            raise Conflict(
-                f"{source.name} and {cache.name} share no chunks: they are of different domains, so push the path to "
-                f"{cache.name} instead"
-            )
         if cache.store_dir != source.store_dir:
             raise Conflict(f"{source.name} is for {source.store_dir}, and {cache.name} for {cache.store_dir}")
         work = partial(_gather, cache=cache, source=source, hash_part=hash_part)
         closure = await self._database.read(work)
         if not closure.paths:
-            return PathsAnswer(published=[], merged=[], refused=[])
+            return PromoteAnswer(published=[], merged=[], refused=[])
+        if cache.domain_id != source.domain_id and (left := await self._copy(cache, source, closure)):
+            return PromoteAnswer(published=[], merged=[], refused=[], left_nars=left)
         root = closure.paths[hash_part].store_path.base_name
         names = sorted(row.store_path.base_name for row in closure.paths.values())
 
@@ -79,9 +96,30 @@ class Promotions:
             [_path_body(row, closure.key_names) for row in closure.paths.values()],
             [_external_body(row) for row in closure.externals.values()],
         )
-        return await self._publisher.publish_paths(
+        answer = await self._publisher.publish_paths(
             cache, request, token_id=actor.token_id, address=actor.address, settle=settle
         )
+        return PromoteAnswer(published=answer.published, merged=answer.merged, refused=answer.refused)
+
+    async def _copy(self, cache: CacheRow, source: CacheRow, closure: _Closure) -> int:
+        """Copy NARs of a closure that the domain of *cache* lacks; how many it lacks still."""
+        sizes = {row.nar_hash: row.nar_size for row in closure.paths.values()}
+        whole = await self._database.read(partial(_find_whole, domain_id=cache.domain_id, nar_hashes=sizes.keys()))
+        lacking = [nar_hash for nar_hash in sizes if nar_hash not in whole]
+        copied_bytes = 0
+        for count, nar_hash in enumerate(lacking):
+            if count and copied_bytes + sizes[nar_hash] > self._max_copied_bytes:
+                return len(lacking) - count
+            await self._copies.copy(nar_hash, source, cache)
+            copied_bytes += sizes[nar_hash]
+        return 0
+
+
+def _find_whole(connection: Connection, domain_id: int, nar_hashes: Collection[bytes]) -> set[bytes]:
+    """Those of the NARs that a domain has, with all their chunks."""
+    found = find_nars(connection, domain_id, nar_hashes)
+    unsound = find_unsound(connection, [row.id for row in found.values()])
+    return {nar_hash for nar_hash, row in found.items() if row.id not in unsound}
 
 
 def _gather(connection: Connection, *, cache: CacheRow, source: CacheRow, hash_part: HashPart) -> _Closure:
