@@ -92,6 +92,7 @@ def test_cache_is_created_configured_and_shown(run: Run) -> None:
         (["--max-size", "many"], 1, "--max-size: size 'many'"),
         (["--max-size", "2GiB", "--limit", "1GiB"], 1, "is below budget_bytes"),
         (["--priority", "x"], 2, "'--priority'"),
+        (["--require-signature", "key-1"], 1, "--require-signature: public key"),
     ],
 )
 def test_setting_that_cannot_be_is_refused(

@@ -9,14 +9,15 @@ import pytest
 from backports.zstd import decompress
 from sqlalchemy import delete, select, update
 
-from icehouse.api.caches import CacheCreate, UpstreamBody
+from icehouse.api.caches import CacheConfigure, CacheCreate, UpstreamBody
 from icehouse.api.publish import PathBody, PathsRequest
+from icehouse.db.cache_settings import load_required_keys
 from icehouse.db.caches import CacheRow, get_cache
 from icehouse.db.engine import Database
 from icehouse.db.keys import list_keys
 from icehouse.db.paths import load_paths
 from icehouse.db.schema import chunk, external, pack, path
-from icehouse.nix.signing import PathInfo, SecretKey, Signature, fingerprint
+from icehouse.nix.signing import PathInfo, PublicKey, SecretKey, Signature, fingerprint
 from icehouse.nix.store_paths import NIX_STORE, HashPart, StorePath
 from icehouse.rules.access import Grant, Permission
 from icehouse.services.caches import Caches
@@ -280,3 +281,52 @@ async def test_a_damaged_object_of_the_journal_is_told_and_the_others_count(fill
     store = open_store(filled)
     assert await store.count(path) == report.paths
     await store.close()
+
+
+async def demand(folder: DataFolder, now: int, *keys: SecretKey) -> None:
+    with start(folder, clock=lambda: now, draw=secrets.token_bytes) as started:
+        store = open_store(folder)
+        sealer = Sealer(started.secret)
+        caches = Caches(
+            store.database, store.blobs, sealer, public_url=URL, clock=lambda: now, draw=secrets.token_bytes
+        )
+        required = [key.public_key.render() for key in keys]
+        await caches.configure_cache(await find(store, "main"), CacheConfigure(required_keys=required), None, TESTER)
+        await store.close()
+
+
+async def demanded(folder: DataFolder) -> tuple[PublicKey, ...]:
+    database = Database.open(folder.database)
+    try:
+        return await database.read(lambda c: load_required_keys(c, get_cache(c, "main").id))
+    finally:
+        database.close()
+
+
+async def test_demand_comes_back_with_what_was_visible_before_it(filled: DataFolder) -> None:
+    await demand(filled, NOW + 1, UPSTREAM_KEY)
+    lose_database(filled)
+    report = await rebuild(filled)
+    assert report.required_keys == {"main": [UPSTREAM_KEY.public_key.render()]}
+    assert await demanded(filled) == (UPSTREAM_KEY.public_key,)
+    store = open_store(filled)
+    await assert_whole(store)
+    await store.close()
+    assert (await rebuild(filled)).required_keys == {}
+
+
+async def test_demand_that_was_taken_back_does_not_come_back(filled: DataFolder) -> None:
+    await demand(filled, NOW + 1, UPSTREAM_KEY)
+    await demand(filled, NOW + 2)
+    lose_database(filled)
+    assert (await rebuild(filled)).required_keys == {}
+    assert await demanded(filled) == ()
+
+
+async def test_demand_of_after_the_backup_comes_back(filled: DataFolder) -> None:
+    backup = filled.database.read_bytes()
+    await demand(filled, NOW + 1, UPSTREAM_KEY)
+    lose_database(filled)
+    filled.database.write_bytes(backup)
+    assert (await rebuild(filled)).required_keys == {"main": [UPSTREAM_KEY.public_key.render()]}
+    assert await demanded(filled) == (UPSTREAM_KEY.public_key,)

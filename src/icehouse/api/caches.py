@@ -34,6 +34,8 @@ class CacheCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How long hidden paths can come back."""
     staging_of: str | None = None
     """The cache that what is looked at here is promoted to. Then null `upstreams` are that one's."""
+    required_keys: list[str] = []
+    """Public keys, of one of which what is pushed must carry a signature; empty: of none."""
 
 
 class CacheConfigure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,6 +51,7 @@ class CacheConfigure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     limit_bytes: int | msgspec.UnsetType | None = msgspec.UNSET
     trash_seconds: int | msgspec.UnsetType = msgspec.UNSET
     staging_of: str | msgspec.UnsetType | None = msgspec.UNSET
+    required_keys: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class CacheView(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +72,7 @@ class CacheView(msgspec.Struct, frozen=True, kw_only=True):
     budget_bytes: int | None
     limit_bytes: int | None
     trash_seconds: int
+    required_keys: list[str] = []
     stored_bytes: int
     """Of the distinct chunks of its paths: as the last collection found it, and what was pushed since."""
     warning: str | None

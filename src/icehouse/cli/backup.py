@@ -170,6 +170,9 @@ async def run_rebuild(options: RebuildOptions, services: Services, printer: Prin
         printer.message(f"CACHE {cache.name} ({kind}) HAS A NEW KEY, which its users must trust: {cache.public_key}")
         for url in cache.upstreams_without_keys:
             printer.message(f"Cache {cache.name}: the keys of its upstream {url} are lost.")
+    for name, keys in report.required_keys.items():
+        wanted = f"a signature by {' or '.join(keys)}" if keys else "no signature any more"
+        printer.message(f"Cache {name} demands {wanted}.")
     for text in report.damaged_objects:
         printer.message(f"damaged: {text}")
     for place, reason in report.lost.items():

@@ -1,6 +1,6 @@
 """``icehouse cache``: create, configure, list, show and delete caches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -61,6 +61,15 @@ StagingOption = Annotated[
 ]
 
 
+RequireOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY|none",
+        help="Demand of what is pushed a signature by this public key, or one of several. May be repeated.",
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """What a cache keeps, as it was typed. `None`: nothing was; ``none``: unset it."""
@@ -109,6 +118,7 @@ class CreateOptions:
     of; empty: none."""
     kept: Kept = field(default_factory=Kept)
     staging_of: str | None = None
+    required_keys: tuple[str, ...] = ()
 
 
 @app.command(epilog=EXIT_CODES_HELP)
@@ -141,6 +151,7 @@ def create(  # noqa: PLR0913  each is an option of the command
     limit: LimitOption = None,
     trash: TrashOption = None,
     staging_of: StagingOption = None,
+    require_signature: RequireOption = None,
     quiet: QuietFlag = False,
     json: JsonFlag = False,
 ) -> None:
@@ -157,6 +168,7 @@ def create(  # noqa: PLR0913  each is an option of the command
         upstreams=() if no_upstream else tuple(upstream) if upstream else None,
         kept=Kept(retention, keep_pushed, max_size, limit, trash),
         staging_of=None if staging_of == NONE else staging_of,
+        required_keys=tuple(require_signature or ()),
     )
     carry_out(run_create, options, Printer(is_json=json, is_quiet=quiet))
 
@@ -177,6 +189,7 @@ async def run_create(options: CreateOptions, services: Services, printer: Printe
         store_dir=options.store_dir,
         upstreams=None if options.upstreams is None else [_parse_upstream(text) for text in options.upstreams],
         staging_of=options.staging_of,
+        required_keys=_parse_required(options.required_keys),
     )
     body = msgspec.structs.replace(body, **options.kept.parse())
     async with services.server(address.login) as server:
@@ -192,6 +205,8 @@ class ConfigureOptions:
     priority: int | None = None
     kept: Kept = field(default_factory=Kept)
     staging_of: str | None = None
+    required_keys: tuple[str, ...] = ()
+    """All keys, or ``none`` alone; empty: they stay."""
 
 
 @app.command(epilog=EXIT_CODES_HELP)
@@ -207,14 +222,15 @@ def configure(  # noqa: PLR0913  each is an option of the command
         int | None, typer.Option(help="Nix asks caches with lower numbers first; cache.nixos.org has 40.")
     ] = None,
     staging_of: StagingOption = None,
+    require_signature: RequireOption = None,
     quiet: QuietFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Change what a cache keeps, how large it may become, and its priority. What is not named stays as it is."""
+    """Change what a cache keeps, how large it may become, and what it demands. What is not named stays as it is."""
     kept = Kept(retention, keep_pushed, max_size, limit, trash)
-    if kept == Kept() and priority is None and staging_of is None:
+    if kept == Kept() and priority is None and staging_of is None and not require_signature:
         raise typer.BadParameter("name at least one setting")
-    options = ConfigureOptions(cache, priority, kept, staging_of)
+    options = ConfigureOptions(cache, priority, kept, staging_of, tuple(require_signature or ()))
     carry_out(run_configure, options, Printer(is_json=json, is_quiet=quiet))
 
 
@@ -224,7 +240,9 @@ async def run_configure(options: ConfigureOptions, services: Services, printer: 
 
     from icehouse.api.caches import CacheConfigure
 
-    changes: dict[str, int | str | None] = {**options.kept.parse()}
+    changes: dict[str, int | str | list[str] | None] = {**options.kept.parse()}
+    if options.required_keys:
+        changes["required_keys"] = _parse_required(options.required_keys)
     if options.priority is not None:
         changes["priority"] = options.priority
     if options.staging_of is not None:
@@ -329,6 +347,17 @@ def _parse_upstream(text: str) -> "UpstreamBody":
     return UpstreamBody(url=url, public_keys=[PublicKey.parse(key).render() for key in keys])
 
 
+def _parse_required(texts: Sequence[str]) -> list[str]:
+    from icehouse.nix.signing import PublicKey
+
+    if NONE in texts and len(texts) > 1:
+        raise InvalidFormat("--require-signature: give none, or keys, not both")
+    try:
+        return [PublicKey.parse(text).render() for text in texts if text != NONE]
+    except InvalidFormat as error:
+        raise InvalidFormat(f"--require-signature: {error}; or none") from error
+
+
 def _describe(view: "CacheView") -> str:
     lines = [
         f"name         {view.name}",
@@ -338,6 +367,7 @@ def _describe(view: "CacheView") -> str:
         *(f"upstream     {upstream.url}" for upstream in view.upstreams),
         *([] if view.staging_of is None else [f"staging of   {view.staging_of}"]),
         *(f"staging      {name}" for name in view.stagings),
+        *(f"demands      a signature by {' or '.join(view.required_keys)}" for _ in view.required_keys[:1]),
         f"priority     {view.priority}",
         f"store        {view.store_dir}",
         f"created      {time_text(view.created_at)}",

@@ -28,6 +28,7 @@ from icehouse.nix.signing import PublicKey, Signature, fingerprint
 from icehouse.nix.store_paths import HashPart, StoreDir, StorePath
 from icehouse.rules.chunks import ChunkParameters
 from icehouse.rules.closures import MAX_SIGNATURES
+from icehouse.rules.demands import is_vouched_for, lacks_signature
 from icehouse.rules.recipes import make_recipe, render_recipe
 
 STEP_BYTES: Final = 4 * 1024 * 1024
@@ -153,7 +154,19 @@ async def _plan(
             f"{too_large[0].store_path}: its NAR has {too_large[0].nar_size} bytes; the server takes at most "
             f"{parameters.max_nar_bytes}"
         )
+    await asyncio.to_thread(_check_demands, lacking, view, store_dir)
     return PushPlan(ours if is_verifying else lacking, externals, len(ours) - len(lacking), is_verifying)
+
+
+def _check_demands(lacking: Iterable[ValidPath], view: CacheView, store_dir: StoreDir) -> None:
+    """Return if each path has a signature that the cache demands: else the server would refuse it, after all bytes."""
+    keys = [PublicKey.parse(text) for text in view.required_keys]
+    unsigned = [
+        info for info in lacking if keys and not is_vouched_for(info.signatures, fingerprint(info, store_dir), keys)
+    ]
+    if unsigned:
+        more = f" ({len(unsigned) - 1} more paths lack one)" if len(unsigned) > 1 else ""
+        raise Conflict(f"{unsigned[0].store_path}: {lacks_signature(unsigned[0].signatures, keys)}{more}")
 
 
 def find_externals(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from sqlalchemy import Connection, select, update
 
 from icehouse.db.schema import cache
 from icehouse.errors import NotFound
+from icehouse.nix.signing import PublicKey
 from icehouse.rules.quotas import CacheSettings
 
 
@@ -40,6 +42,18 @@ def set_settings(
     if priority is not None:
         values["priority"] = priority
     connection.execute(update(cache).where(cache.c.id == cache_id).values(**values))
+
+
+def load_required_keys(connection: Connection, cache_id: int) -> tuple[PublicKey, ...]:
+    """The keys of which a cache demands a signature; none: it demands nothing, or was deleted."""
+    text = connection.execute(select(cache.c.required_keys).where(cache.c.id == cache_id)).scalar()
+    return tuple(PublicKey.parse(key) for key in (text or "").split())
+
+
+def set_required_keys(connection: Connection, cache_id: int, keys: Sequence[PublicKey]) -> None:
+    """Change what a cache demands."""
+    text = " ".join(key.render() for key in keys)
+    connection.execute(update(cache).where(cache.c.id == cache_id).values(required_keys=text))
 
 
 def grow(connection: Connection, cache_id: int, added_bytes: int) -> int:

@@ -1,6 +1,6 @@
 """Rows of paths and of external references."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -122,10 +122,17 @@ def find_barred(connection: Connection, cache_id: int, hash_parts: Collection[Ha
     return {row.hash_part for row in rows if row.is_hit or row.nar_id in unsound}
 
 
-def find_restorable(connection: Connection, cache_id: int, hash_parts: Collection[HashPart]) -> dict[HashPart, PathRow]:
+def find_restorable(
+    connection: Connection,
+    cache_id: int,
+    hash_parts: Collection[HashPart],
+    *,
+    is_welcome: Callable[[PathRow], bool] | None = None,
+) -> dict[HashPart, PathRow]:
     """Those of *hash_parts* that are hidden and can come back, with all hidden paths that must come back with them.
 
     One can if all that it reaches is in the cache, visible or hidden, or external, and none of it damaged or revoked.
+    With *is_welcome*, all that comes back must be so.
     """
     found: dict[HashPart, PathRow] = {}
     absent: set[HashPart] = set()
@@ -134,8 +141,10 @@ def find_restorable(connection: Connection, cache_id: int, hash_parts: Collectio
         rows = load_paths(connection, cache_id, frontier)
         hidden = {hash_part: row for hash_part, row in rows.items() if row.hidden_at is not None}
         barred = find_barred(connection, cache_id, hidden.keys())
+        if is_welcome is not None:
+            barred |= {hash_part for hash_part, row in hidden.items() if not is_welcome(row)}
         for hash_part in barred:
-            del hidden[hash_part]
+            hidden.pop(hash_part, None)
         absent |= barred | frontier - rows.keys() - load_externals(connection, cache_id, frontier - rows.keys()).keys()
         found |= hidden
         reached = {reference.hash_part for row in hidden.values() for reference in row.references}

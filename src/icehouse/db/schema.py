@@ -52,6 +52,13 @@ cache = Table(
     Column("stored_bytes", Integer, nullable=False, server_default="0", doc="of the distinct chunks of its paths"),
     Column("generation", Integer, nullable=False, server_default="0", doc="counts what made paths visible"),
     Column("staging_of", Integer, doc="the cache that what is looked at here is promoted to; null: it is no staging"),
+    Column(
+        "required_keys",
+        Text,
+        nullable=False,
+        server_default="",
+        doc="`name:base64`, joined by spaces: what is pushed carries a signature by one of them. Empty: none is needed",
+    ),
     sqlite_autoincrement=True,
 )
 

@@ -14,6 +14,7 @@ from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
 from icehouse.nix.store_paths import parse_hash_part
 from icehouse.rules.access import Permission, allows
 from icehouse.rules.audit import Origin
+from icehouse.services.caches import permission_to_configure
 from icehouse.services.serve import explain_path, show_path
 
 After = Annotated[str | None, QueryParameter(description="Only paths after this hash part.")]
@@ -48,12 +49,12 @@ async def show_cache(cache_name: str, parts: ServerParts, credential: Credential
 async def configure_cache(
     cache_name: str, data: CacheConfigure, parts: ServerParts, credential: Credential, origin: Origin
 ) -> CacheView:
-    """Change what a cache keeps, how large it may become, and its priority. Needs `configure`.
+    """Change what a cache keeps, how large it may become, its priority, and whose signatures it demands.
 
-    To make it a staging of another cache needs `configure` on that one too. What is left out stays as it is; null
-    unsets.
+    What is left out stays as it is; null unsets. Needs `configure`, and `admin` for `required_keys`. To make it a
+    staging of another cache needs `configure` on that one too.
     """
-    entry = await parts.access.enter(cache_name, Permission.CONFIGURE, credential)
+    entry = await parts.access.enter(cache_name, permission_to_configure(data), credential)
     return await parts.caches.configure_cache(entry.cache, data, entry.grant, origin.actor(entry.grant))
 
 

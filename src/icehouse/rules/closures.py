@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from icehouse.nix.content_address import ContentAddress
-from icehouse.nix.signing import Signature
+from icehouse.nix.signing import PublicKey, Signature
 from icehouse.nix.store_paths import HashPart, StorePath
+from icehouse.rules.demands import lacks_signature
 
 MAX_SIGNATURES = 16
 """Signatures that one path may carry."""
@@ -49,6 +50,10 @@ class PublishFacts:
     """Paths that wait for one of the batch's, for one that waits for these, and so on."""
     damaged_nars: frozenset[bytes] = frozenset()
     """Those of the NARs that cannot be read whole, by hash: they must be sent again."""
+    required_keys: tuple[PublicKey, ...] = ()
+    """Unless there are none, what becomes visible carries a signature by one of them."""
+    vouched: frozenset[PathRecord] = frozenset()
+    """Those of the batch's and of the waiting paths that do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,8 @@ def _find_faults(record: PathRecord, facts: PublishFacts, batch: Mapping[HashPar
         reasons.append(f"its NAR has {size} bytes, not {record.nar_size}")
     elif record.nar_hash in facts.damaged_nars:
         reasons.append("its NAR was found damaged; send it again")
+    if facts.required_keys and record not in facts.vouched:
+        reasons.append(lacks_signature(record.signatures, facts.required_keys))
     for reference in record.references:
         there = _find_there(reference, facts, batch)
         if there is not None and there != reference:

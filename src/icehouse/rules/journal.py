@@ -1,4 +1,4 @@
-"""The journal: what a publish made visible, as one small object beside the packs.
+"""The journal: what a publish made visible, as one small object beside the packs; and which signatures are demanded.
 
 With the packs it is enough to make the database again. The formats page (`docs/design/formats.md`, "Journal") says
 how it may grow.
@@ -59,7 +59,7 @@ class JournalExternal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JournalEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """What one publish made visible."""
+    """What one publish made visible; or, without paths, that a cache demands other signatures."""
 
     version: int = _VERSION
     cache: str
@@ -70,6 +70,8 @@ class JournalEntry(msgspec.Struct, frozen=True, kw_only=True):
     nars: list[JournalNar]
     paths: list[JournalPath]
     externals: list[JournalExternal]
+    required_keys: list[str] | msgspec.UnsetType = msgspec.UNSET
+    """Of which the cache demanded a signature then; left out: of none."""
 
 
 class _AnyEntry(msgspec.Struct):

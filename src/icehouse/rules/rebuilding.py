@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from icehouse.errors import InvalidFormat
 from icehouse.rules.chunks import STORE_HASH_BYTES, max_chunks
 from icehouse.rules.journal import CHUNK_NAME_BYTES, JournalEntry, JournalNar
@@ -45,6 +47,10 @@ class ToldCache:
     upstreams: set[str] = field(default_factory=set[str])
     key_names: set[str] = field(default_factory=set[str])
     """That something was signed by."""
+    told_at: int = 0
+    """When its newest object was made."""
+    required_keys: tuple[str, ...] = ()
+    """Of which it demands a signature."""
 
 
 def journal_begin(newest_row_at: int | None) -> int:
@@ -86,6 +92,10 @@ def note_entry(caches: dict[str, ToldCache], domain_id: int, entry: JournalEntry
         told = ToldCache(entry.cache, domain_id, entry.is_public, entry.store_dir, entry.created_at)
         caches[entry.cache] = told
     told.is_public, told.store_dir = entry.is_public, entry.store_dir
+    required = () if entry.required_keys is msgspec.UNSET else tuple(entry.required_keys)
+    if required or entry.created_at > told.told_at:  # Which of a second came last is not known; doubt demands.
+        told.required_keys = required
+    told.told_at = entry.created_at
     told.upstreams.update(external.upstream for external in entry.externals)
     told.key_names.update(text.partition(":")[0] for path in entry.paths for text in path.signatures.split())
 

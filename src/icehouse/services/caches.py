@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from icehouse.api.caches import CacheConfigure, CacheCreate, CacheSize, CacheView, UpstreamBody
-from icehouse.db.cache_settings import load_settings, set_settings
+from icehouse.db.cache_settings import load_required_keys, load_settings, set_required_keys, set_settings
 from icehouse.db.caches import (
     PUBLIC_DOMAIN_ID,
     CacheRow,
@@ -52,10 +52,13 @@ from icehouse.rules.access import (
     parse_cache_name,
 )
 from icehouse.rules.audit import Action, Actor
+from icehouse.rules.demands import parse_required_keys
+from icehouse.rules.journal import JournalEntry
 from icehouse.rules.quotas import CacheSettings, check_settings, find_warning
 from icehouse.rules.recipes import parse_recipe
 from icehouse.rules.staging import StagingFacts, check_may_stage
 from icehouse.services.audit import differences, record
+from icehouse.services.journal import put_entry, render_required
 from icehouse.services.signing import NONCE_BYTES, Sealer
 from icehouse.storage.blobs import BlobStore
 
@@ -93,6 +96,7 @@ class _Settings:
     upstreams: tuple[_Upstream, ...] | None
     """`None`: those of the cache that it is a staging of."""
     kept: CacheSettings
+    required_keys: tuple[PublicKey, ...]
 
 
 class Caches:
@@ -145,6 +149,7 @@ class Caches:
                 now=now,
             )
             set_settings(connection, cache.id, settings.kept)
+            set_required_keys(connection, cache.id, settings.required_keys)
             insert_key(connection, cache.id, key.public_key, sealed, now=now)
             upstreams = settings.upstreams
             if request.staging_of is not None:
@@ -165,6 +170,9 @@ class Caches:
     ) -> CacheView:
         """Change what *request* names. It holds from now on; the next collection and the next push go by it.
 
+        The journal is told which signatures are demanded, since whoever rebuilds the database must not lose that: of a
+        demand before it holds, and that there is none any more after it. What a crash leaves between demands too much.
+
         Raises:
             InvalidFormat: a setting is not valid.
             NotFound: the cache was deleted meanwhile; or there is no such cache to be a staging of, or the caller may
@@ -176,6 +184,8 @@ class Caches:
         if priority is not None:
             _check_priority(priority)
         main_name: str | msgspec.UnsetType | None = changes.pop("staging_of", msgspec.UNSET)
+        texts: list[str] | None = changes.pop("required_keys", None)
+        required = None if texts is None else parse_required_keys(texts)
 
         def work(connection: Connection) -> CacheView:
             settings, _ = load_settings(connection, cache.id)
@@ -185,13 +195,20 @@ class Caches:
                 set_staging_of(connection, cache.id, None)
             elif main_name is not msgspec.UNSET:
                 _stage(connection, cache, main_name, grant)
+            if required is not None:
+                set_required_keys(connection, cache.id, required)
             view = self._load_view(connection, get_cache(connection, cache.name))
             old, new = differences(_audited(before), _audited(view))
             if new:
                 record(connection, actor, Action.CACHE_CONFIGURE, cache.name, old=old, new=new, now=self._clock())
             return self._load_view(connection, get_cache(connection, cache.name), partial(_may_see, grant))
 
-        return await self._database.write(work)
+        if required:
+            await asyncio.to_thread(self._tell_journal, cache, required)
+        view = await self._database.write(work)
+        if required is not None and not required:
+            await asyncio.to_thread(self._tell_journal, cache, required)
+        return view
 
     async def list_caches(self, grant: Grant | None) -> list[CacheView]:
         """The caches that the caller may pull from, by name: public ones, and those that *grant* opens."""
@@ -238,6 +255,20 @@ class Caches:
 
         if await self._database.write(work):
             await asyncio.to_thread(self._delete_objects, cache.domain_id)
+
+    def _tell_journal(self, cache: CacheRow, required: Sequence[PublicKey]) -> None:
+        entry = JournalEntry(
+            cache=cache.name,
+            store_dir=str(cache.store_dir),
+            is_public=cache.is_public,
+            created_at=self._clock(),
+            published_by=None,
+            nars=[],
+            paths=[],
+            externals=[],
+            required_keys=render_required(required),
+        )
+        put_entry(self._blobs, cache.domain_id, entry)
 
     def _delete_objects(self, domain_id: int) -> None:
         for prefix in (f"packs/{domain_id}/", f"journal/{domain_id}/", f"logs/{domain_id}/"):
@@ -287,11 +318,17 @@ class Caches:
             upstreams=[_upstream_body(upstream) for upstream in list_upstreams(connection, cache.id)],
             created_at=cache.created_at,
             **asdict(settings),
+            required_keys=[key.render() for key in load_required_keys(connection, cache.id)],
             stored_bytes=stored_bytes,
             warning=find_warning(stored_bytes, settings),
             staging_of=None if main is None or not may_see(main) else main.name,
             stagings=[staging.name for staging in stagings if may_see(staging)],
         )
+
+
+def permission_to_configure(request: CacheConfigure) -> Permission:
+    """What the changes take: whoever may say whose signatures count, may let anybody publish."""
+    return Permission.CONFIGURE if request.required_keys is msgspec.UNSET else Permission.ADMIN
 
 
 def key_name(cache_name: str, public_url: str) -> str:
@@ -358,6 +395,7 @@ def _parse_settings(request: CacheCreate) -> _Settings:
                 trash_seconds=request.trash_seconds,
             )
         ),
+        required_keys=parse_required_keys(request.required_keys),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from icehouse.api.publish import PathBody, PathsRequest, PromoteAnswer
+from icehouse.db.cache_settings import load_required_keys
 from icehouse.db.caches import CacheRow
 from icehouse.db.engine import Database
 from icehouse.db.keys import list_keys
@@ -40,7 +41,7 @@ class _Closure:
     paths: Mapping[HashPart, PathRow]
     externals: Mapping[HashPart, ExternalRow]
     key_names: frozenset[str]
-    """Of the cache that it comes from: its signatures mean nothing where it goes."""
+    """Of the cache that it comes from: its signatures mean nothing where it goes, unless they are demanded there."""
 
 
 class Promotions:
@@ -140,8 +141,9 @@ def _gather(connection: Connection, *, cache: CacheRow, source: CacheRow, hash_p
             raise TooLarge(f"more than {MAX_PATHS} paths to promote at once; promote some that it needs before")
         reached = {reference.hash_part for row in visible.values() for reference in row.references}
         frontier = reached - paths.keys() - externals.keys()
-    names = frozenset(key.public_key.key_name for key in list_keys(connection, source.id))
-    return _Closure(paths, externals, names)
+    names = {key.public_key.key_name for key in list_keys(connection, source.id)}
+    names -= {key.key_name for key in load_required_keys(connection, cache.id)}
+    return _Closure(paths, externals, frozenset(names))
 
 
 def _path_body(row: PathRow, key_names: frozenset[str]) -> PathBody:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Final, Protocol
 from sqlalchemy import Connection
 
 from icehouse.api.publish import MissingAnswer, MissingRequest, PathBody, PathsAnswer, PathsRequest, RefusedPath
+from icehouse.db.cache_settings import load_required_keys
 from icehouse.db.caches import CacheRow, UpstreamRow, get_cache, list_upstreams, next_generation
 from icehouse.db.chunks import load_chunks
 from icehouse.db.engine import Database
@@ -47,17 +47,13 @@ from icehouse.rules.closures import (
     merge_signatures,
     plan_publish,
 )
-from icehouse.rules.journal import (
-    CHUNK_NAME_BYTES,
-    JournalEntry,
-    JournalExternal,
-    JournalNar,
-    JournalPath,
-    render_journal_entry,
-)
+from icehouse.rules.demands import is_vouched_for
+from icehouse.rules.journal import CHUNK_NAME_BYTES, JournalEntry, JournalExternal, JournalNar, JournalPath
 from icehouse.rules.provenance import Origin
 from icehouse.rules.recipes import parse_recipe
 from icehouse.rules.varints import encode_varints
+from icehouse.services.demands import find_vouched
+from icehouse.services.journal import put_entry, render_required
 from icehouse.services.workers import Workers
 from icehouse.storage.blobs import BlobKey, BlobStore
 
@@ -96,8 +92,18 @@ class _Loaded:
     new_externals: Sequence[tuple[ExternalRow, str]]
     """Those of the batch that the cache does not have yet, with the URL of the upstream."""
     waiting: Mapping[HashPart, WaitingRow]
-    restored: Sequence[int]
-    """Hidden paths, by id, that the batch refers to or that those reach: they become visible with it."""
+    restored: Mapping[HashPart, PathRow]
+    """Hidden paths that the batch refers to or that those reach: they become visible with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Vouched:
+    """What carries a signature that the cache demands, of what may become visible."""
+
+    keys: tuple[PublicKey, ...] = ()
+    """What it demanded when this was found out."""
+    records: frozenset[PathRecord] = frozenset()
+    rows: frozenset[PathRow] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,7 @@ class _Changes:
     origin: Origin
     signers: frozenset[PublicKey]
     """The keys that signed the rows."""
+    vouched: _Vouched
     settle: Callable[[Connection], None] | None
 
 
@@ -211,7 +218,8 @@ class Publisher:
                 keys = await self._keys.secret_keys(cache.id)
                 rows = await self._database.read(partial(list_keys, cache_id=cache.id))
                 own_keys = dict.fromkeys([*(key.public_key for key in keys), *(row.public_key for row in rows)])
-                known_keys = [*own_keys, *(key for upstream in upstreams for key in upstream.public_keys)]
+                required = await self._database.read(partial(load_required_keys, cache_id=cache.id))
+                known_keys = [*own_keys, *required, *(key for each in upstreams for key in each.public_keys)]
                 plan = await self._try(
                     cache, batch, keys, known_keys, origin=origin, is_patient=is_patient, settle=settle
                 )
@@ -231,7 +239,12 @@ class Publisher:
         settle: Callable[[Connection], None] | None,
     ) -> PublishPlan | None:
         """Decide and do it, or give `None` if what was decided upon changed meanwhile."""
-        loaded = await self._database.read(partial(_load, cache=cache, batch=batch, origin=origin))
+        load = partial(_load, cache=cache, batch=batch, origin=origin)
+        loaded = await self._database.read(load)
+        vouched = _Vouched()
+        if loaded.facts.required_keys:
+            vouched = await self._workers.run(partial(_vouch, cache, batch, loaded))
+            loaded = await self._database.read(partial(load, vouched=vouched))
         plan = plan_publish(batch.records, loaded.facts)
         if plan.refused and not (is_patient and plan.may_wait == batch.records):
             return plan
@@ -242,9 +255,9 @@ class Publisher:
         merges = await self._workers.run(partial(_find_merges, cache, plan, loaded, known_keys))
         journal_key = None
         if rows or loaded.new_externals:
-            journal_key = await self._write_journal(cache, rows, loaded.new_externals, origin, now=now)
+            journal_key = await self._write_journal(cache, rows, loaded, origin, now=now)
         signers = frozenset(key.public_key for key in keys)
-        changes = _Changes(plan, rows, loaded.new_externals, merges, now, origin, signers, settle)
+        changes = _Changes(plan, rows, loaded.new_externals, merges, now, origin, signers, vouched, settle)
         is_done = False
         try:
             is_done = await self._database.write(partial(_publish, cache=cache, batch=batch, changes=changes))
@@ -264,7 +277,7 @@ class Publisher:
         self,
         cache: CacheRow,
         rows: Sequence[PathRow],
-        externals: Sequence[tuple[ExternalRow, str]],
+        loaded: _Loaded,
         origin: Origin,
         *,
         now: int,
@@ -280,13 +293,10 @@ class Publisher:
             published_by=origin.token_id,
             nars=nars,
             paths=[_journal_path(row) for row in rows],
-            externals=[_journal_external(row, url) for row, url in externals],
+            externals=[_journal_external(row, url) for row, url in loaded.new_externals],
+            required_keys=render_required(loaded.facts.required_keys),
         )
-        data = await self._workers.run(partial(render_journal_entry, entry))
-        # Random, since of two requests that say the same, one fails and takes its object away again.
-        key = BlobKey(f"journal/{cache.domain_id}/{now}-{secrets.token_hex(16)}")
-        await self._workers.run(partial(self._blobs.put, key, data))
-        return key
+        return await self._workers.run(partial(put_entry, self._blobs, cache.domain_id, entry))
 
 
 def _parse_batch(request: PathsRequest, cache: CacheRow, upstreams: Sequence[UpstreamRow]) -> _Batch:
@@ -356,8 +366,10 @@ def _find_evidence(
     return None
 
 
-def _load(connection: Connection, cache: CacheRow, batch: _Batch, origin: Origin) -> _Loaded:
-    """What the decision needs, as the database has it now."""
+def _load(
+    connection: Connection, cache: CacheRow, batch: _Batch, origin: Origin, vouched: _Vouched | None = None
+) -> _Loaded:
+    """What the decision needs, as the database has it now. Without *vouched* hidden paths count whoever signed them."""
     named = {record.store_path.hash_part for record in batch.records}
     check_may_publish(connection, cache.id, origin.token_id, named)
     offered = {row.store_path.hash_part: (row, url) for row, url in batch.externals}
@@ -374,7 +386,10 @@ def _load(connection: Connection, cache: CacheRow, batch: _Batch, origin: Origin
     for hash_part, store_path in find_names(connection, cache.id, wanted - named).items():
         visible[hash_part] = VisiblePath(store_path, b"", ())
     known = load_externals(connection, cache.id, wanted | offered.keys())
-    hidden = find_restorable(connection, cache.id, wanted - named - visible.keys() - known.keys())
+    required = load_required_keys(connection, cache.id)
+    is_welcome = vouched.rows.__contains__ if required and vouched is not None else None
+    lacking = wanted - named - visible.keys() - known.keys()
+    hidden = find_restorable(connection, cache.id, lacking, is_welcome=is_welcome)
     for hash_part in hidden.keys() - named:
         visible[hash_part] = VisiblePath(hidden[hash_part].store_path, b"", ())
     new_externals = [external for hash_part, external in offered.items() if hash_part not in known]
@@ -389,9 +404,29 @@ def _load(connection: Connection, cache: CacheRow, batch: _Batch, origin: Origin
         sizes,
         {hash_part: row.record for hash_part, row in waiting.items()},
         frozenset(nar_hash for nar_hash, row in nars.items() if row.id in unsound),
+        required,
+        frozenset() if vouched is None else vouched.records,
     )
-    restored = [row.id for hash_part, row in hidden.items() if hash_part not in named]
+    restored = {hash_part: row for hash_part, row in hidden.items() if hash_part not in named}
     return _Loaded(facts, paths, nars, new_externals, waiting, restored)
+
+
+def _vouch(cache: CacheRow, batch: _Batch, loaded: _Loaded) -> _Vouched:
+    """Look at the signatures of what may become visible. That takes too long for a transaction, which takes no other.
+
+    What is visible already may be named without one.
+    """
+    keys = loaded.facts.required_keys
+    records = [*batch.records, *loaded.facts.waiting.values()]
+    return _Vouched(
+        keys,
+        frozenset(
+            record
+            for record in records
+            if is_vouched_for(record.signatures, fingerprint(record, cache.store_dir), keys)
+        ),
+        find_vouched(loaded.restored.values(), cache, keys),
+    )
 
 
 def _make_rows(
@@ -411,6 +446,8 @@ def _make_rows(
         text = fingerprint(record, cache.store_dir)
         ours = [key.sign(text) for key in keys]
         theirs = [signature for signature in record.signatures if _is_credible(signature, text, known_keys)]
+        # Demanded ones first, so that the bound on their number never drops the one that counts.
+        theirs.sort(key=lambda signature: not is_vouched_for([signature], text, loaded.facts.required_keys))
         nar = loaded.nars[record.nar_hash]
         rows.append(
             PathRow(
@@ -443,7 +480,9 @@ def _is_credible(signature: Signature, text: bytes, known_keys: Sequence[PublicK
 def _publish(connection: Connection, cache: CacheRow, batch: _Batch, changes: _Changes) -> bool:
     """The transaction. False, and nothing changed, if the database does not lead to the same plan any more."""
     get_cache(connection, cache.name)
-    loaded = _load(connection, cache, batch, changes.origin)
+    loaded = _load(connection, cache, batch, changes.origin, changes.vouched)
+    if loaded.facts.required_keys != changes.vouched.keys:  # the cache came to demand others meanwhile
+        return False
     if plan_publish(batch.records, loaded.facts) != changes.plan or loaded.new_externals != changes.externals:
         return False
     active = frozenset(key.public_key for key in list_keys(connection, cache.id) if key.state == "active")
@@ -453,7 +492,7 @@ def _publish(connection: Connection, cache: CacheRow, batch: _Batch, changes: _C
         add_external(connection, cache.id, row, now=changes.now)
     if changes.rows:
         generation = next_generation(connection, cache.id)
-        restore_paths(connection, loaded.restored, generation=generation)
+        restore_paths(connection, [row.id for row in loaded.restored.values()], generation=generation)
         put_paths(
             connection,
             cache.id,

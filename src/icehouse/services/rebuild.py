@@ -13,6 +13,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from icehouse.db.cache_settings import load_required_keys, set_required_keys
 from icehouse.db.caches import CacheRow, find_cache, insert_cache, next_generation
 from icehouse.db.chunks import ChunkRow
 from icehouse.db.debug_files import put_debug_files
@@ -41,7 +42,7 @@ from icehouse.db.verification import find_there
 from icehouse.errors import Corrupt, InvalidFormat, NotFound
 from icehouse.nix import nix32
 from icehouse.nix.debug_info import DebugInfoSign, find_build_ids
-from icehouse.nix.signing import SEED_BYTES, PathInfo, SecretKey, Signature, fingerprint
+from icehouse.nix.signing import SEED_BYTES, PathInfo, PublicKey, SecretKey, Signature, fingerprint
 from icehouse.nix.store_paths import HashPart, StoreDir, StorePath
 from icehouse.rules.access import parse_cache_name
 from icehouse.rules.closures import merge_signatures
@@ -100,6 +101,8 @@ class RebuildReport:
     nars: int = 0
     paths: int = 0
     caches: list[NewCache] = field(default_factory=list[NewCache])
+    required_keys: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """Caches that demand other signatures than the database said, with the keys; none: no signature is demanded."""
     damaged_objects: list[str] = field(default_factory=list[str])
     """Packs and objects of the journal that could not be read whole, with the reason."""
     lost: dict[str, str] = field(default_factory=dict[str, str])
@@ -245,7 +248,22 @@ class Rebuild:
         for cache in told.values():
             present = await self._database.read(partial(find_cache, name=cache.name))
             caches[cache.name] = await self._make_cache(cache, report) if present is None else present
+            if caches[cache.name].domain_id == cache.domain_id:
+                await self._demand(caches[cache.name], cache.required_keys, report)
         return caches
+
+    async def _demand(self, cache: CacheRow, required_keys: Sequence[str], report: RebuildReport) -> None:
+        """Have the cache demand the signatures that it demanded last. Its paths come back whoever signed them."""
+        keys = tuple(PublicKey.parse(text) for text in required_keys)
+
+        def work(connection: Connection) -> bool:
+            is_new = load_required_keys(connection, cache.id) != keys
+            if is_new:
+                set_required_keys(connection, cache.id, keys)
+            return is_new
+
+        if await self._database.write(work):
+            report.required_keys[cache.name] = [key.render() for key in keys]
 
     async def _make_cache(self, told: ToldCache, report: RebuildReport) -> CacheRow:
         name = next_key_name(key_name(told.name, self._public_url), told.key_names)

@@ -38,6 +38,7 @@ from icehouse.rules.audit import Action, Actor
 from icehouse.rules.revocation import own_reason, parse_target, referrer_reason, render_target
 from icehouse.rules.verification import plan_hiding
 from icehouse.services.audit import record
+from icehouse.services.demands import VouchedRows, vouch_for_hidden
 
 MAX_NAMED: Final = 10_000
 """Paths that one answer names."""
@@ -165,6 +166,8 @@ class Revocations:
     async def undo(self, revocation_id: int, actor: Actor) -> UndoAnswer:
         """End a revocation, and make visible what it hid, as far as all that it needs is there.
 
+        What lacks a signature that its cache demands by now stays in the trash.
+
         Raises:
             NotFound: there is no such revocation.
             Conflict: it was undone before.
@@ -174,6 +177,10 @@ class Revocations:
         for first in range(1, last + 1, ROWS_A_SEARCH):
             search = partial(find_hidden_by, revocation_id=revocation_id, first=first, last=first + ROWS_A_SEARCH - 1)
             hidden += await self._database.read(search)
+        vouched: dict[int, VouchedRows] = {}
+        for cache in await self._database.read(list_caches):
+            parts = {hash_part for _, cache_id, hash_part in hidden if cache_id == cache.id}
+            vouched[cache.id] = await vouch_for_hidden(self._database, cache, parts)
         now = self._clock()
 
         def work(connection: Connection) -> UndoAnswer:
@@ -187,7 +194,8 @@ class Revocations:
                 parts = {hash_part for _, cache_id, hash_part in hidden if cache_id == cache.id}
                 parts -= find_visible(connection, cache.id, parts).keys()
                 wanted += len(parts)
-                rows = find_restorable(connection, cache.id, parts) if parts else {}
+                is_welcome = vouched[cache.id].judge(connection, cache) if parts else None
+                rows = find_restorable(connection, cache.id, parts, is_welcome=is_welcome)
                 if rows:
                     generation = next_generation(connection, cache.id)
                     restore_paths(connection, [row.id for row in rows.values()], generation=generation)

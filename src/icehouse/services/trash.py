@@ -32,6 +32,7 @@ from icehouse.rules.audit import Action, Actor
 from icehouse.rules.pins import kept_revisions
 from icehouse.rules.verification import plan_hiding
 from icehouse.services.audit import record
+from icehouse.services.demands import vouch_for_hidden
 
 PATHS_A_PAGE: Final = 1_000
 
@@ -78,20 +79,23 @@ class Trash:
 
         Raises:
             NotFound: the cache has no such path, visible or in its trash.
-            Conflict: it is damaged, or it reaches something that is, or that was purged.
+            Conflict: it is damaged, or it reaches something that is, or that was purged; or one of them lacks a
+                signature that the cache demands.
         """
         now = self._clock()
+        vouched = await vouch_for_hidden(self._database, cache, {hash_part})
 
         def work(connection: Connection) -> dict[int, str]:
             get_cache(connection, cache.name)
             row = _get_facts(connection, cache, hash_part)
             if row.hidden_at is None:
                 return {}
-            found = find_restorable(connection, cache.id, {hash_part})
+            found = find_restorable(connection, cache.id, {hash_part}, is_welcome=vouched.judge(connection, cache))
             if hash_part not in found:
+                unsigned = ", or lacks a signature that the cache demands" if vouched.keys else ""
                 raise Conflict(
                     f"{row.store_path} cannot be restored: it, or something that it reaches, is damaged, revoked or "
-                    f"purged ({row.hidden_because}). Push it again"
+                    f"purged{unsigned} ({row.hidden_because}). Push it again"
                 )
             restored = {each.id: each.store_path.base_name for each in found.values()}
             restore_paths(connection, list(restored), generation=next_generation(connection, cache.id))
