@@ -1,16 +1,19 @@
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection
 
-from icehouse.db.audit import AuditFilter, Change, insert_change, page_changes
+from icehouse.db.audit import AuditFilter, Change, count_exchanges, insert_change, page_changes, purge_exchanges
 from icehouse.db.engine import Database, after_commit
 from icehouse.db.migrate import prepare_database
 from icehouse.rules.access import covers, matches
-from icehouse.rules.audit import ON_SERVER, Action, Actor
+from icehouse.rules.audit import KEEP_EXCHANGES_SECONDS, ON_SERVER, Action, Actor
+from tests.db.plans import steps_of
 
 CHANGE = Change(Action.PIN_PUT, "main", "live", None, '{"a":1}')
 
@@ -50,6 +53,34 @@ def test_log_only_grows(database: Database, statement: str) -> None:
             raw.execute(statement)
         assert raw.execute("SELECT * FROM audit").fetchall() == before
     database.write_now(lambda connection: insert_change(connection, ON_SERVER, CHANGE, now=6))
+
+
+def test_only_exchanges_that_are_90_days_old_may_be_deleted(database: Database) -> None:
+    now = int(time.time())
+    exchange = Change(Action.TOKEN_EXCHANGE, "main", "1", None, None)
+    old = now - KEEP_EXCHANGES_SECONDS
+    for change, at in ((exchange, now), (exchange, old + 60), (exchange, old), (exchange, 1), (CHANGE, 1)):
+        database.write_now(partial(insert_change, actor=ON_SERVER, change=change, now=at))
+    with contextlib.closing(sqlite3.connect(database.path, isolation_level=None)) as raw:
+        for number in (1, 2, 5):
+            with pytest.raises(sqlite3.IntegrityError, match="the audit log only grows"):
+                raw.execute("DELETE FROM audit WHERE id = ?", [number])
+    counts = [database.write_now(partial(purge_exchanges, before=old + 1, limit=limit)) for limit in (1, 10, 10)]
+    assert counts == [1, 1, 0]
+    rows = database.read_now(partial(page_changes, reach="*", wanted=AuditFilter(), limit=10))
+    assert [row.id for row in rows] == [5, 2, 1]
+
+
+def test_exchanges_are_counted_and_found_by_their_index(database: Database) -> None:
+    def work(connection: Connection) -> list[list[str]]:
+        return [
+            steps_of(connection, lambda: count_exchanges(connection, "main", since=5)),
+            steps_of(connection, lambda: purge_exchanges(connection, before=5, limit=10)),
+        ]
+
+    counting, purging = database.write_now(work)
+    assert counting == ["SEARCH audit USING INDEX audit_exchanges (cache_pattern=? AND at>?)"]
+    assert "SCAN audit USING INDEX audit_exchanges" in " ".join(purging)
 
 
 def test_change_comes_back_as_it_was_noted(database: Database) -> None:

@@ -29,9 +29,9 @@ NOT_AUDITED = {
     "POST /api/v1/caches/{cache_name}/paths",
     # It does what activating a key said.
     "POST /api/v1/caches/{cache_name}/keys/resign",
-    # It takes two caches of one domain; tests/services/test_promote.py looks at its entry.
+    # It takes two caches; tests/services/test_promote.py looks at its entry.
     "POST /api/v1/caches/{cache_name}/promotions",
-    # The job that got the token is kept beside it, and the log has an event for it.
+    # It takes an identity; tests/services/test_exchange.py looks at its entry.
     "POST /api/v1/oidc/token",
 }
 
@@ -67,6 +67,7 @@ SETTINGS: dict[str, object] = {
     "budget_bytes": None,
     "limit_bytes": None,
     "trash_seconds": 604_800,
+    "staging_of": None,
 }
 TOKEN: dict[str, object] = {"description": "CI", "permissions": ["pull"], "cache_pattern": "team-*"}
 OF_TOKEN = {**TOKEN, "expires_at": None}

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
+import sqlite3
 import time
 from collections.abc import AsyncGenerator, Generator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from joserfc.jwk import ECKey, RSAKey
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 
 from icehouse.api.tokens import PermissionName
 from icehouse.api.trust import ExchangeAnswer, ExchangeRequest, TrustCreate
 from icehouse.client.issuer_documents import issuer_documents
+from icehouse.db.audit import AuditFilter, AuditRow, page_changes
 from icehouse.db.caches import CacheRow, get_cache
 from icehouse.db.schema import job, token, used_id_token
 from icehouse.errors import NotFound, Unauthenticated
 from icehouse.rules.access import Permission
+from icehouse.rules.audit import Action, Actor, Origin
 from icehouse.rules.id_tokens import MAX_KEYS_BYTES
 from icehouse.services.access import Access, Credential
 from icehouse.services.exchange import Exchange
@@ -35,6 +41,7 @@ from icehouse.services.trust import Trust
 from tests.services.local_issuer import Issuer, encode, public_of, run_issuer, sign
 from tests.services.publishing import TESTER, Store
 
+ORIGIN = Origin("192.0.2.1", "a-request")
 US = "https://cache.example.org"
 MAIN = {"repository": ["org/*"], "ref": ["refs/heads/main"]}
 
@@ -78,7 +85,7 @@ class World:
         self, id_token: str, cache: str = "main", earlier: str | None = None, allow: list[PermissionName] | None = None
     ) -> ExchangeAnswer:
         request = ExchangeRequest(cache=cache, id_token=id_token, permissions=allow)
-        return await self.exchange.exchange(request, None if earlier is None else f"Bearer {earlier}")
+        return await self.exchange.exchange(request, None if earlier is None else f"Bearer {earlier}", ORIGIN)
 
     def token(self, **claims: object) -> str:
         return self.issuer.token(US, **claims)
@@ -112,6 +119,52 @@ async def test_job_gets_a_token_for_its_cache_for_some_minutes_with_what_is_know
     world.ahead = 900
     with pytest.raises(Unauthenticated):
         await world.access.enter("main", Permission.PUSH, Credential(f"Bearer {answer.token}"))
+
+
+async def exchanges(world: World) -> list[AuditRow]:
+    rows = await world.store.database.read(lambda connection: page_changes(connection, "*", AuditFilter(), limit=100))
+    return [row for row in rows if row.change.action is Action.TOKEN_EXCHANGE]
+
+
+async def test_audit_log_tells_which_job_got_which_token_and_holds_no_secret(world: World) -> None:
+    await world.add_rule()
+    id_token = world.token()
+    answer = await world.ask(id_token)
+    with pytest.raises(Unauthenticated):
+        await world.ask(id_token)  # what is refused has no row
+    again = await world.ask(id_token, earlier=answer.token)
+    rows = await exchanges(world)
+    assert [(row.change.cache_pattern, row.change.subject) for row in rows] == [("main", "2"), ("main", "1")]
+    assert rows[1].actor == Actor("org/app at refs/heads/main, run 4711", 1, "192.0.2.1", "a-request")
+    told = json.loads(rows[1].change.new or "")
+    assert told["permissions"] == ["push"]
+    assert told["expires_at"] == answer.expires_at
+    assert (told["issuer"], told["repository"], told["run"]) == (world.issuer.url, "org/app", "4711")
+    assert not [secret for secret in (answer.token, again.token, id_token) if secret in repr(rows)]
+
+
+async def test_exchange_that_cannot_be_audited_gives_no_token(world: World) -> None:
+    await world.add_rule()
+    with closing(sqlite3.connect(world.store.database.path)) as raw:
+        raw.execute("CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END")
+    with pytest.raises(IntegrityError):
+        await world.ask(world.token())
+    assert [await world.store.count(table) for table in (token, job, used_id_token)] == [0, 0, 0]
+
+
+async def test_audit_log_has_only_so_many_exchanges_of_a_cache_and_day(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("icehouse.services.exchange.MAX_EXCHANGES_A_DAY", 2)
+    await world.store.create_cache("other")
+    for cache in ("main", "other"):
+        await world.add_rule(cache)
+    for _ in range(3):
+        await world.ask(world.token())
+    assert ["more" in (row.change.new or "") for row in await exchanges(world)] == [True, False]
+    assert await world.store.count(token) == 3
+    await world.ask(world.token(), "other")
+    assert len(await exchanges(world)) == 3
 
 
 async def test_tokens_of_jobs_are_not_in_the_list_of_tokens(world: World) -> None:

@@ -1,10 +1,10 @@
-"""Rows of the audit log, which only grows."""
+"""Rows of the audit log, which only grows, but for exchanges of identities."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, insert, literal, or_, select
+from sqlalchemy import Connection, delete, func, insert, literal, literal_column, or_, select
 
 from icehouse.db.schema import audit
 from icehouse.rules.audit import Action, Actor
@@ -66,6 +66,20 @@ def insert_change(connection: Connection, actor: Actor, change: Change, *, now: 
             new_values=change.new,
         )
     )
+
+
+def count_exchanges(connection: Connection, cache_name: str, *, since: int) -> int:
+    """How many exchanges for that cache the log has from then on."""
+    is_exchange = audit.c.action == literal_column(f"'{Action.TOKEN_EXCHANGE}'")  # as the partial index has it
+    counted = select(func.count()).select_from(audit).where(is_exchange, audit.c.cache_pattern == cache_name)
+    return connection.execute(counted.where(audit.c.at >= since)).scalar_one()
+
+
+def purge_exchanges(connection: Connection, *, before: int, limit: int) -> int:
+    """Delete exchanges that are older than that, so many at most; how many there were."""
+    is_exchange = audit.c.action == literal_column(f"'{Action.TOKEN_EXCHANGE}'")
+    old = select(audit.c.id).where(is_exchange, audit.c.at < before).limit(limit)
+    return connection.execute(delete(audit).where(audit.c.id.in_(old))).rowcount
 
 
 def page_changes(connection: Connection, reach: str, wanted: AuditFilter, *, limit: int) -> list[AuditRow]:

@@ -431,13 +431,23 @@ audit = Table(
     Column("request_id", Text),
     Column("old_values", Text, doc="JSON"),
     Column("new_values", Text, doc="JSON"),
+    Index(
+        "audit_exchanges",
+        "cache_pattern",
+        "at",
+        sqlite_where=text("action = 'token.exchange'"),
+        postgresql_where=text("action = 'token.exchange'"),
+    ),
     sqlite_autoincrement=True,
 )
-"""Every change that somebody made. Triggers refuse to change or delete a row: it only grows."""
+"""Every change that somebody made. Triggers refuse to change or delete a row: it only grows, but for exchanges of
+identities, which may be deleted when they are 90 days old."""
 
+# Those of 90 days. DDL formats the text.
+_IS_OLD_EXCHANGE = "OLD.action = 'token.exchange' AND OLD.at <= CAST(strftime('%%s', 'now') AS INTEGER) - 7776000"
 _REFUSALS = (
     ("update", "UPDATE ON audit"),
-    ("delete", "DELETE ON audit"),
+    ("delete", f"DELETE ON audit WHEN NOT ({_IS_OLD_EXCHANGE})"),
     # INSERT OR REPLACE would delete a row without the trigger of DELETE.
     ("replace", "INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id)"),
 )

@@ -42,9 +42,11 @@ async def remove_trust(
 
 
 @post("/api/v1/oidc/token", tags=["trust"], request_max_body_size=MAX_EXCHANGE_BYTES)
-async def exchange_identity(data: ExchangeRequest, parts: ServerParts, credential: Credential) -> ExchangeAnswer:
+async def exchange_identity(
+    data: ExchangeRequest, parts: ServerParts, credential: Credential, origin: Origin
+) -> ExchangeAnswer:
     """Exchange the identity token of a CI's job for a token of one cache.
 
     An identity token counts once; again only with the token that it gave, in `Authorization`. Every refusal is 401.
     """
-    return await parts.exchange.exchange(data, credential.header)
+    return await parts.exchange.exchange(data, credential.header, origin)

@@ -17,6 +17,7 @@ class Action(StrEnum):
     CACHE_DELETE = "cache.delete"
     TOKEN_CREATE = "token.create"  # noqa: S105  no secret
     TOKEN_REVOKE = "token.revoke"  # noqa: S105  no secret
+    TOKEN_EXCHANGE = "token.exchange"  # noqa: S105  no secret
     TRUST_ADD = "trust.add"
     TRUST_REMOVE = "trust.remove"
     REVOCATION_ADD = "revocation.add"
@@ -31,6 +32,16 @@ class Action(StrEnum):
     PATH_RESTORE = "path.restore"
     PATH_PROMOTE = "path.promote"
     COLLECTION_START = "collection.start"
+
+
+KEEP_EXCHANGES_SECONDS: Final = 90 * 86_400
+"""How long the log keeps that a job got a token. All else it keeps for ever, but jobs come by the thousand a day."""
+
+MAX_EXCHANGES_A_DAY: Final = 5_000
+"""Of one cache, in the log: a CI that asks again and again must not fill the disk. Further ones are told by the token
+and the job, which are kept beside what they published, and by the server's log."""
+
+DAY_SECONDS: Final = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,10 @@ class Origin:
 
     address: str
     request_id: str
+
+    def job_actor(self, who: str, token_id: int) -> Actor:
+        """A job of a CI that got this token just now."""
+        return Actor(who, token_id, self.address, self.request_id)
 
     def actor(self, grant: Grant | None) -> Actor:
         """Who sends it. `None`: somebody without credentials, whom services let change nothing."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import structlog
 from sqlalchemy import Connection
 
 from icehouse.api.trust import ExchangeAnswer, ExchangeRequest
+from icehouse.db.audit import count_exchanges
 from icehouse.db.caches import find_cache
 from icehouse.db.engine import Database
-from icehouse.db.tokens import find_token, insert_token
+from icehouse.db.tokens import TokenRow, find_token, insert_token
 from icehouse.db.trust import (
     TrustRow,
     UsedToken,
@@ -24,10 +25,13 @@ from icehouse.db.trust import (
 from icehouse.errors import InvalidFormat, Unauthenticated
 from icehouse.nix.excerpts import excerpt
 from icehouse.rules.access import TOKEN_RANDOM_BYTES, Permission, hash_token, make_token, parse_authorization
+from icehouse.rules.audit import DAY_SECONDS, MAX_EXCHANGES_A_DAY, Action, Origin
 from icehouse.rules.id_tokens import SKEW_SECONDS, Identity, parse_id_token, verify_id_token
-from icehouse.rules.provenance import describe_job, job_text
+from icehouse.rules.provenance import Job, describe_job, job_text
 from icehouse.rules.trust import matches_rule
+from icehouse.services.audit import record
 from icehouse.services.issuer_keys import IssuerKeyring
+from icehouse.services.tokens import audited
 
 _MAX_DESCRIPTION_LENGTH = 200
 
@@ -60,7 +64,7 @@ class Exchange:
         self._clock = clock
         self._draw = draw
 
-    async def exchange(self, request: ExchangeRequest, credential: str | None) -> ExchangeAnswer:
+    async def exchange(self, request: ExchangeRequest, credential: str | None, origin: Origin) -> ExchangeAnswer:
         """A token for the cache, as the rules that trust this identity allow.
 
         An identity token counts once. Another time it needs, in the ``Authorization`` header *credential*, the token
@@ -74,7 +78,7 @@ class Exchange:
         if request.permissions is not None and not request.permissions:
             raise InvalidFormat("permissions: expected at least one, or null for all that the rules allow")
         try:
-            return await self._exchange(request, credential)
+            return await self._exchange(request, credential, origin)
         except InvalidFormat as exc:
             _log.warning("an identity was refused", cache=excerpt(request.cache), reason=str(exc))
             raise Unauthenticated(
@@ -83,7 +87,7 @@ class Exchange:
                 "the reason under the request id"
             ) from None
 
-    async def _exchange(self, request: ExchangeRequest, credential: str | None) -> ExchangeAnswer:
+    async def _exchange(self, request: ExchangeRequest, credential: str | None, origin: Origin) -> ExchangeAnswer:
         unverified = parse_id_token(request.id_token)
         rules = await self._database.read(lambda connection: list_rules_of_issuer(connection, unverified.issuer))
         if not rules:
@@ -105,10 +109,11 @@ class Exchange:
                 UsedToken(job_id, token_hash),
                 expires_at=identity.expires_at + SKEW_SECONDS + 1,
             )
+            job = describe_job(identity)
             row = insert_token(
                 connection,
                 token_hash,
-                description=job_text(describe_job(identity))[:_MAX_DESCRIPTION_LENGTH],
+                description=job_text(job)[:_MAX_DESCRIPTION_LENGTH],
                 permissions=given.permissions,
                 cache_pattern=given.cache_name,
                 created_by=None,
@@ -116,6 +121,7 @@ class Exchange:
                 now=now,
                 job_id=job_id,
             )
+            _record(connection, row, job, origin, now=now)
             return ExchangeAnswer(
                 token=token,
                 cache=given.cache_name,
@@ -165,6 +171,20 @@ def _use(connection: Connection, identity: Identity, earlier: bytes | None, *, n
     if row is None or row.revoked_at is not None:
         raise InvalidFormat(f"the token of {excerpt(identity.subject)} was used before")
     return use.job_id
+
+
+def _record(connection: Connection, row: TokenRow, job: Job, origin: Origin, *, now: int) -> None:
+    """Have the audit log tell of it, unless it told of very many today."""
+    cache_name = row.cache_pattern
+    count = count_exchanges(connection, cache_name, since=now - now % DAY_SECONDS)
+    if count >= MAX_EXCHANGES_A_DAY:
+        return
+    facts: dict[str, object] = {name: value for name, value in asdict(job).items() if value is not None}
+    facts |= {name: value for name, value in audited(row).items() if name in {"permissions", "expires_at"}}
+    if count == MAX_EXCHANGES_A_DAY - 1:
+        facts["more"] = "further ones of this day are not in the audit log"
+    actor = origin.job_actor(row.description, row.id)
+    record(connection, actor, Action.TOKEN_EXCHANGE, cache_name, str(row.id), new=facts, now=now)
 
 
 def _hash_of(credential: str | None) -> bytes | None:
