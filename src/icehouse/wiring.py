@@ -236,6 +236,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             note_use=access_times.note,
             clock=clock,
             counters=counters,
+            call_soon=asyncio.get_running_loop().call_soon,
             find_client=partial(find_client, trusted=parse_networks(settings.trusted_proxies)),
         )
         yield parts, hot

@@ -17,9 +17,8 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from icehouse.http.asgi import Head, Header, Receive, Scope, Send
+from icehouse.http.asgi import Head, Header, Receive, Scope, Send, SmallAnswer
 from icehouse.http.connection import IDLE_SECONDS, MAX_HEAD_BYTES, Connection
-from icehouse.http.hot import SmallAnswer
 from icehouse.http.streaming import ZERO_COPY, has_zero_copy
 from tests.http.running import RunningServer
 

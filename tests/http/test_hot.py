@@ -196,6 +196,7 @@ async def world(tmp_path: Path, filled: Path) -> AsyncIterator[World]:
             note_use=lambda path_id, now: world.uses.append((path_id, now)),
             clock=lambda: NOW,
             counters=counters,
+            call_soon=asyncio.get_running_loop().call_soon,
             find_client=lambda peer, headers: find_client(peer, headers, ()),
         )
         files = CacheFiles(cast("ServerParts", None), ())  # no routes, so no parts

@@ -461,6 +461,32 @@ for _name, _when in _REFUSALS:
         ).execute_if(dialect="sqlite"),
     )
 
+narinfo_version = Table(
+    "narinfo_version",
+    metadata,
+    Column("added", Integer, nullable=False, doc="grows with each path"),
+    Column("changed", Integer, nullable=False, doc="grows with each other change that a narinfo depends on"),
+)
+"""One row: how often something changed that a narinfo says, or whether there is one. Written by triggers alone."""
+
+_NARINFO_CHANGES = {
+    "path_insert": ("INSERT ON path", "added"),
+    "path_update": ("UPDATE ON path WHEN OLD.hidden_at IS NULL OR NEW.hidden_at IS NULL", "changed"),
+    "path_delete": ("DELETE ON path WHEN OLD.hidden_at IS NULL", "changed"),
+    "cache_update": ("UPDATE OF name, is_public, store_dir ON cache", "changed"),
+    "cache_delete": ("DELETE ON cache", "changed"),
+}
+event.listen(narinfo_version, "after_create", DDL("INSERT INTO narinfo_version VALUES (0, 0)"))
+for _name, (_when, _column) in _NARINFO_CHANGES.items():
+    event.listen(
+        metadata,  # the tables that they are on exist then
+        "after_create",
+        DDL(
+            f"CREATE TRIGGER narinfo_version_{_name} AFTER {_when} "  # noqa: S608  our own words
+            f"BEGIN UPDATE narinfo_version SET {_column} = {_column} + 1; END"
+        ).execute_if(dialect="sqlite"),
+    )
+
 access_metadata = MetaData()
 """The tables of `access.db`, a database of its own: losing it loses no data."""
 

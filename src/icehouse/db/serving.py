@@ -1,7 +1,8 @@
 """What the hot routes ask the database: one statement each, run by SQLite's driver in the event loop.
 
-Each statement begins at the cache and carries its visibility along, so that nothing is remembered between requests that
-another process may change. With 100,000 paths one takes about 10 µs; where the cache or the path is absent, less.
+Each statement begins at the cache and carries its visibility along, so that nothing need be remembered between
+requests that another process may change; `find_version` tells whether it did. With 100,000 paths one takes about 10 µs;
+where the cache or the path is absent, less.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ _NARINFO: Final = """
     LEFT JOIN path ON path.cache_id = cache.id AND path.hash_part = ? AND path.hidden_at IS NULL
     WHERE cache.name = ?
 """
+
+_VERSION: Final = "SELECT added, changed FROM narinfo_version"
 
 _CACHE: Final = "SELECT is_public, store_dir, want_mass_query, priority FROM cache WHERE name = ?"
 
@@ -103,6 +106,10 @@ class ServingQueries:
         `None`: there is no such cache.
         """
         return self._execute(_NARINFO, (hash_part, cache_name)).fetchone()
+
+    def find_version(self) -> tuple[int, int]:
+        """How many paths were added, and how many times anything else changed that a narinfo depends on."""
+        return self._execute(_VERSION).fetchone()
 
     def find_cache_info(self, cache_name: str) -> CacheInfoRow | None:
         """The settings of a cache, or `None` where there is no such cache."""

@@ -34,12 +34,12 @@ from icehouse.http import (
     trust_routes,
     upload_routes,
 )
-from icehouse.http.asgi import Application, Header, Receive, Scope, Send, answer
+from icehouse.http.asgi import Application, Header, Receive, Scope, Send, SmallAnswer, answer
 from icehouse.http.bodies import ApiRequest, find_address
 from icehouse.http.cache_files import CacheFiles, FileRoute
 from icehouse.http.errors import answer_error
 from icehouse.http.front import Front
-from icehouse.http.hot import HotParts, HotRoutes, SmallAnswer
+from icehouse.http.hot import HotParts, HotRoutes
 from icehouse.http.limits import Limits
 from icehouse.http.parts import ServerParts
 from icehouse.rules.audit import Origin

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -29,6 +29,13 @@ class Head:
             b"".join(b"%b: %b\r\n" % header for header in headers),
         )
         """The same as HTTP/1.1 has it, without the empty line at its end."""
+
+
+class SmallAnswer(NamedTuple):
+    """A whole answer that is made at once. Its head is one of few, which are written down before."""
+
+    head: Head
+    body: bytes
 
 
 def find_header(scope: Scope, name: bytes) -> bytes | None:

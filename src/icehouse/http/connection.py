@@ -19,8 +19,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from icehouse.http.asgi import Header, Message
-from icehouse.http.hot import SmallAnswer
+from icehouse.http.asgi import Header, Message, SmallAnswer
 from icehouse.http.streaming import ZERO_COPY
 
 IDLE_SECONDS: Final = 75
