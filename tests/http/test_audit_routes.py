@@ -67,6 +67,7 @@ SETTINGS: dict[str, object] = {
     "budget_bytes": None,
     "limit_bytes": None,
     "trash_seconds": 604_800,
+    "required_keys": [],
     "staging_of": None,
 }
 TOKEN: dict[str, object] = {"description": "CI", "permissions": ["pull"], "cache_pattern": "team-*"}
