@@ -10,16 +10,15 @@ from hypothesis import strategies as st
 from icehouse.client.nix_configuration import (
     INCLUDE_LINE,
     OwnFile,
-    UsedCache,
     add_include,
     check_no_namesake,
     find_netrc_file,
     find_used,
     lines_that_name,
-    parse_used_cache,
     remove_include,
 )
 from icehouse.errors import Conflict, InvalidFormat
+from icehouse.nix.used_caches import UsedCache, parse_used_cache
 from tests.client.private_nix import PrivateNix
 
 URL = "https://cache.example.org/team"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from icehouse.client.nix_configuration import UsedCache
 from icehouse.client.nix_settings import NixSettings, ask_cache, explain_distrust, is_trusted, read_settings
 from icehouse.errors import Unavailable, Unsupported
+from icehouse.nix.used_caches import UsedCache
 from tests.client.private_nix import PrivateNix
 
 CACHE = UsedCache("https://cache.example.org/team", ("team-1:key",), is_public=True)

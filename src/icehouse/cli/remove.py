@@ -15,8 +15,9 @@ from icehouse.client.nix_places import Mode
 from icehouse.errors import Conflict
 
 if TYPE_CHECKING:
-    from icehouse.client.nix_configuration import OwnFile, UsedCache
+    from icehouse.client.nix_configuration import OwnFile
     from icehouse.client.nix_places import NixPlace
+    from icehouse.nix.used_caches import UsedCache
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
-from urllib.parse import urlsplit
 
 import typer
 
@@ -15,14 +14,15 @@ from icehouse.cli.exits import EXIT_CODES_HELP
 from icehouse.cli.printer import Printer
 from icehouse.cli.services import JsonFlag, QuietFlag, Services, carry_out
 from icehouse.client.nix_places import Mode
-from icehouse.client.nix_snippets import Snippet
 from icehouse.errors import Conflict, Unavailable, Unsupported
+from icehouse.nix.snippets import Snippet
 
 if TYPE_CHECKING:
     from icehouse.api.caches import CacheView
     from icehouse.client.logins import CacheAddress
-    from icehouse.client.nix_configuration import OwnFile, UsedCache
+    from icehouse.client.nix_configuration import OwnFile
     from icehouse.client.nix_places import NixPlace
+    from icehouse.nix.used_caches import UsedCache
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -111,7 +111,7 @@ async def _show(address: "CacheAddress", services: Services) -> "CacheView":
 
 
 def _used(view: "CacheView") -> "UsedCache":
-    from icehouse.client.nix_configuration import parse_used_cache
+    from icehouse.nix.used_caches import parse_used_cache
 
     return parse_used_cache(view.url, view.public_keys, is_public=view.is_public)
 
@@ -128,15 +128,14 @@ def find_place(mode: Mode, services: Services) -> "NixPlace":
 
 def _print(form: Snippet, caches: "Sequence[UsedCache]", services: Services, printer: Printer) -> None:
     from icehouse.client.nix_places import system_place, user_place
-    from icehouse.client.nix_snippets import render_snippet
+    from icehouse.nix.snippets import netrc_lines, render_snippet
 
     is_private = not all(cache.is_public for cache in caches)
     place = system_place(services.environment) if form is Snippet.NIXOS else user_place(services.environment)
-    text = render_snippet(form, caches, place.netrc if is_private else None)
+    text = render_snippet(form, caches, str(place.netrc) if is_private else None)
     if is_private:
-        hosts = dict.fromkeys(_host(cache) for cache in caches if not cache.is_public)
-        lines = [f"machine {host} login icehouse password <token>" for host in hosts]
-        text += "\n".join(["", f"# {place.netrc}, with mode 0600, and not by way of the Nix store:", *lines, ""])
+        heading = f"# {place.netrc}, with mode 0600, and not by way of the Nix store:"
+        text += "\n".join(["", heading, *netrc_lines(caches), ""])
     printer.result(text.rstrip("\n"), {"text": text, "caches": _data(caches)})
 
 
@@ -208,11 +207,11 @@ async def _write_netrc(file: Path, found: "Sequence[tuple[CacheAddress, UsedCach
     before = read_text(file)
     netrc = before or ""
     for _, cache in found:
-        merge_netrc(netrc, _host(cache), "")  # a conflict is found before a token is made
+        merge_netrc(netrc, cache.host, "")  # a conflict is found before a token is made
     for address, cache in found:
         if cache.is_public:
             continue
-        host = _host(cache)
+        host = cache.host
         chosen = await choose_pull_token(address, find_netrc_token(netrc, host))
         netrc = merge_netrc(netrc, host, chosen.token)
         if chosen.remark:
@@ -305,11 +304,6 @@ def may_be_there(path: Path) -> bool:
         return path.exists()
     except PermissionError:
         return True
-
-
-def _host(cache: "UsedCache") -> str:
-    """The host alone: curl finds passwords by it, whatever the port."""
-    return urlsplit(cache.url).hostname or ""
 
 
 def _data(caches: "Sequence[UsedCache]") -> list[Mapping[str, object]]:

@@ -18,13 +18,14 @@ from icehouse.api.tokens import TokenView
 from icehouse.client.logins import CacheAddress, Login, Logins
 from icehouse.client.narinfo_cache import find_misses, find_narinfo_caches
 from icehouse.client.netrc import find_netrc_token
-from icehouse.client.nix_configuration import OwnFile, UsedCache, find_netrc_file
+from icehouse.client.nix_configuration import OwnFile, find_netrc_file
 from icehouse.client.nix_places import NixPlace
 from icehouse.client.nix_settings import NixSettings, ask_cache, read_settings
 from icehouse.client.private_files import read_text
 from icehouse.client.server import connect
 from icehouse.errors import Conflict, IcehouseError, NotFound, Unauthenticated, Unsupported
 from icehouse.nix.store_paths import HashPart
+from icehouse.nix.used_caches import UsedCache
 
 _SOON_SECONDS: Final = 7 * 86_400
 _CLOCK_SECONDS: Final = 120

@@ -12,7 +12,7 @@ from typing import Final, Self
 
 from icehouse.errors import Conflict, InvalidFormat
 from icehouse.nix.excerpts import excerpt
-from icehouse.nix.signing import PublicKey
+from icehouse.nix.used_caches import UsedCache
 
 OWN_FILE_NAME: Final = "icehouse.conf"
 """Beside the nix.conf that includes it."""
@@ -22,39 +22,11 @@ INCLUDE_LINE: Final = f"!include {OWN_FILE_NAME}"
 
 _KEY_SETTINGS: Final = frozenset({"trusted-public-keys", "extra-trusted-public-keys"})
 _SETTING: Final = re.compile(r"\s*([A-Za-z0-9-]+)\s+=\s*(.*)")
-_PLAIN_URL: Final = re.compile(r"https?://[A-Za-z0-9._~%:/\[\]-]{1,500}")
-_PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9._@+-]{1,200}:[A-Za-z0-9+/=]{44}")
 _HEADER: Final = (
     "# Written by `icehouse use`; `icehouse remove` takes caches away. Lines of your own belong into nix.conf."
 )
 _MADE: Final = "# made: "
 _CACHE: Final = re.compile(r"# cache: (public|private) (\S+)")
-
-
-@dataclass(frozen=True, slots=True)
-class UsedCache:
-    """A cache that Nix pulls from."""
-
-    url: str
-    """The substituter's address."""
-    public_keys: tuple[str, ...]
-    is_public: bool
-
-
-def parse_used_cache(url: str, public_keys: Sequence[str], *, is_public: bool) -> UsedCache:
-    """A cache as its server describes it.
-
-    Raises:
-        InvalidFormat: the address or a key holds what would mean something else in a configuration file.
-    """
-    if _PLAIN_URL.fullmatch(url) is None:
-        raise InvalidFormat(
-            f"the server names {excerpt(url)} as the cache's address, which is none that Nix can be given"
-        )
-    for key in public_keys:
-        if _PLAIN_KEY.fullmatch(key) is None:
-            raise InvalidFormat(f"the server names {excerpt(key)} as a key of the cache: expected <key name>:<base64>")
-    return UsedCache(url, tuple(PublicKey.parse(key).render() for key in public_keys), is_public)
 
 
 @dataclass(frozen=True, slots=True)

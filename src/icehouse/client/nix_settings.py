@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-from icehouse.client.nix_configuration import UsedCache
 from icehouse.errors import InvalidFormat, Unavailable, Unsupported
+from icehouse.nix.used_caches import UsedCache
 
 _SECONDS: Final = 60
 _MAX_MESSAGE: Final = 2000

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Final
 
-from icehouse.client.nix_configuration import UsedCache
-from icehouse.client.nix_snippets import nixos_module
 from icehouse.errors import NotFound
+from icehouse.nix.snippets import nixos_module
+from icehouse.nix.used_caches import UsedCache
 
 INDEX_NAME: Final = "icehouse.nix"
 _FOLDER_NAME: Final = "icehouse"
@@ -20,7 +20,9 @@ _INDEX: Final = """\
 def plan_module(folder: Path, cache: UsedCache, netrc_file: Path | None) -> dict[Path, str]:
     """What to write into which file, so that NixOS uses *cache*."""
     return {
-        _module(folder, cache.url): f"# cache: {cache.url}\n{nixos_module([cache], netrc_file)}",
+        _module(
+            folder, cache.url
+        ): f"# cache: {cache.url}\n{nixos_module([cache], None if netrc_file is None else str(netrc_file))}",
         folder / INDEX_NAME: _INDEX,
     }
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import assert_never
 
-from icehouse.client.nix_configuration import UsedCache
+from icehouse.nix.used_caches import UsedCache
 
 
 class Snippet(StrEnum):
@@ -17,7 +16,7 @@ class Snippet(StrEnum):
     HOME_MANAGER = "home-manager"
 
 
-def render_snippet(form: Snippet, caches: Sequence[UsedCache], netrc_file: Path | None) -> str:
+def render_snippet(form: Snippet, caches: Sequence[UsedCache], netrc_file: str | None) -> str:
     """The lines for *caches*; *netrc_file* is where passwords are, for private ones."""
     match form:
         case Snippet.NIX_CONF:
@@ -32,7 +31,7 @@ def render_snippet(form: Snippet, caches: Sequence[UsedCache], netrc_file: Path 
             assert_never(form)
 
 
-def nixos_module(caches: Sequence[UsedCache], netrc_file: Path | None) -> str:
+def nixos_module(caches: Sequence[UsedCache], netrc_file: str | None) -> str:
     """A NixOS module, which adds to the lists that are there."""
     lines = [
         "{",
@@ -45,7 +44,13 @@ def nixos_module(caches: Sequence[UsedCache], netrc_file: Path | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _nix_conf(caches: Sequence[UsedCache], netrc_file: Path | None) -> str:
+def netrc_lines(caches: Sequence[UsedCache]) -> list[str]:
+    """The lines of a netrc file for those of *caches* that are private, with a place for the token."""
+    hosts = dict.fromkeys(cache.host for cache in caches if not cache.is_public)
+    return [f"machine {host} login icehouse password <token>" for host in hosts]
+
+
+def _nix_conf(caches: Sequence[UsedCache], netrc_file: str | None) -> str:
     lines = [
         f"extra-substituters = {' '.join(cache.url for cache in caches)}",
         f"extra-trusted-public-keys = {' '.join(_keys(caches))}",
@@ -65,7 +70,7 @@ def _flake(caches: Sequence[UsedCache]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _home_manager(caches: Sequence[UsedCache], netrc_file: Path | None) -> str:
+def _home_manager(caches: Sequence[UsedCache], netrc_file: str | None) -> str:
     lines = [
         "nix.settings = {",
         *_lists("  ", "extra-substituters", "extra-trusted-public-keys", caches),
