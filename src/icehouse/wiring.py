@@ -35,6 +35,7 @@ from icehouse.db.serving import ServingQueries
 from icehouse.errors import Conflict
 from icehouse.http.app import Server
 from icehouse.http.connection import IDLE_SECONDS, Connection
+from icehouse.http.errors import STATUSES
 from icehouse.http.front import find_client, parse_networks
 from icehouse.http.hot import HotParts
 from icehouse.http.metrics import ServerCounters
@@ -77,6 +78,8 @@ from icehouse.services.trust import Trust
 from icehouse.services.verify_pass import Verification
 from icehouse.services.workers import Workers
 from icehouse.storage.local import LocalBlobStore
+from icehouse.web.app import Pages
+from icehouse.web.parts import WebParts
 
 WORKER_SETTINGS: Final = "ICEHOUSE_WORKER_SETTINGS"
 """The environment variable in which workers find the settings, as JSON."""
@@ -146,7 +149,7 @@ def make_server(settings: ServerSettings) -> Server:
 
 
 @asynccontextmanager
-async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerParts, HotParts]]:
+async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerParts, HotParts, Pages]]:
     """Everything that requests are answered with, in the running event loop. Taken down in the opposite order."""
     folder = DataFolder(settings.data_dir)
     counters = ServerCounters()
@@ -239,7 +242,16 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             call_soon=asyncio.get_running_loop().call_soon,
             find_client=partial(find_client, trusted=parse_networks(settings.trusted_proxies)),
         )
-        yield parts, hot
+        pages = Pages(
+            WebParts(
+                access=access,
+                caches=parts.caches,
+                public_url=settings.url,
+                version=parts.parameters.version,
+                statuses=STATUSES,
+            )
+        )
+        yield parts, hot, pages
 
 
 @asynccontextmanager

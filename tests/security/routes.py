@@ -18,6 +18,8 @@ import msgspec
 from icehouse.http.app import FILE_ROUTES, ROUTES
 from icehouse.http.hot import HOT_ROUTES
 from icehouse.rules.access import Permission
+from icehouse.web.app import ROUTES as PAGE_ROUTES
+from icehouse.web.assets import Assets
 from tests.security.contents import (
     ABSENT,
     BUILD_ID,
@@ -123,6 +125,8 @@ class Rule:
     """The status where it is allowed and done, which is none of those that refuse."""
     undo: tuple[str, ...] = ()
     """What `World.undo` is to do after it was done."""
+    is_page: bool = False
+    """Whether a browser asks for it."""
 
     @property
     def is_about_cache(self) -> bool:
@@ -182,6 +186,10 @@ def find_rows() -> list[str]:
     for route in FILE_ROUTES:
         rows += [f"{method} {route.template}" for method in ("GET", "HEAD") if route.get is not None]
         rows += [f"PUT {route.template}"] if route.put is not None else []
+    for page in PAGE_ROUTES:
+        methods = {str(method) for method in page.http_methods}
+        methods |= {"HEAD"} if "GET" in methods else set()
+        rows += [f"{method} {re.sub(r':[a-z]+}', '}', path)}" for path in page.paths for method in methods]
     return sorted(rows, key=lambda row: (row.partition(" ")[2], row))
 
 
@@ -193,6 +201,15 @@ def _reads(*rules: tuple[str, str]) -> dict[str, Rule]:
     """GET and HEAD of files: those who may pull."""
     return {
         f"{method} {template}": Rule(Permission.PULL, path) for template, path in rules for method in ("GET", "HEAD")
+    }
+
+
+def _pages(*rules: tuple[str, Permission | Need, str]) -> dict[str, Rule]:
+    """GET and HEAD of pages."""
+    return {
+        f"{method} {template}": Rule(needs, path, is_page=True)
+        for template, needs, path in rules
+        for method in ("GET", "HEAD")
     }
 
 
@@ -298,6 +315,12 @@ RULES: Final[dict[str, Rule]] = {
     "GET /api/v1/revocations": Rule(Need.ADMIN_EVERYWHERE, "/api/v1/revocations"),
     "POST /api/v1/revocations/{revocation_id}/undo": Rule(
         Need.ADMIN_EVERYWHERE, "/api/v1/revocations/{revocation}/undo", undo=("revoke nobody",)
+    ),
+    # The web page
+    **_pages(
+        ("/", Need.NOTHING_WRONG, "/"),
+        ("/{cache}", Permission.PULL, "/{cache}"),
+        ("/static/{name}", Need.NOTHING, Assets.load().url("icehouse.css")),
     ),
     # The binary cache
     **_reads(

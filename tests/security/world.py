@@ -199,7 +199,7 @@ class World:
                 path,
                 body,
                 credential=self.credentials[caller.name, cache],
-                headers={"x-request-id": "of-the-matrix"},
+                headers={"x-request-id": "of-the-matrix"} | ({"accept": "text/html"} if rule.is_page else {}),
             )
         return Seen(answer, tuple(statements))
 
@@ -346,12 +346,12 @@ async def open_world(folder: Path) -> AsyncGenerator[World]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
     with noted_connections(), start(DataFolder(folder), clock=clock, draw=lambda size: bytes([size]) * size) as started:
         assert started.first_token is not None
-        async with open_parts(settings) as (found, hot):
+        async with open_parts(settings) as (found, hot, pages):
             collections = NoCollections(found.database, (), flush_uses=_flush_nothing)
             parts = dataclasses.replace(found, collections=collections)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", LitestarDeprecationWarning)  # it is about our own dependencies' names
-                app = make_app(parts, hot)
+                app = make_app(parts, hot, pages)
             world = World(app, parts, started.first_token)
             await world.settle()
             yield world

@@ -38,7 +38,7 @@ from icehouse.http.asgi import Application, Header, Receive, Scope, Send, SmallA
 from icehouse.http.bodies import ApiRequest, find_address
 from icehouse.http.cache_files import CacheFiles, FileRoute
 from icehouse.http.errors import answer_error
-from icehouse.http.front import Front
+from icehouse.http.front import API_SEGMENTS, Front
 from icehouse.http.hot import HotParts, HotRoutes
 from icehouse.http.limits import Limits
 from icehouse.http.parts import ServerParts
@@ -107,11 +107,16 @@ FILE_ROUTES: tuple[FileRoute, ...] = (
 """Every file of a cache beside those of the hot routes, and all that stock Nix uploads. The first match counts."""
 
 
-def make_app(parts: ServerParts, hot: HotParts) -> HotRoutes:
-    """The application for HTTP requests: the hot routes, before what stands around the API, before the API."""
-    api = make_api(parts)
+def make_app(parts: ServerParts, hot: HotParts, pages: Application) -> HotRoutes:
+    """The application for HTTP requests: the hot routes, before what stands around all others, before these."""
+    api = cast("Application", make_api(parts))
+
+    def choose(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        chosen = api if scope["raw_path"][1:].partition(b"/")[0] in API_SEGMENTS else pages
+        return chosen(scope, receive, send)
+
     limits = Limits(
-        cast("Application", api),
+        choose,
         requests_per_second=parts.requests_per_second,
         failed_logins_per_minute=parts.failed_logins_per_minute,
         is_accepted=parts.access.is_accepted,
@@ -170,7 +175,7 @@ def make_api(parts: ServerParts) -> Litestar:
     )
 
 
-Parts = Callable[[], AbstractAsyncContextManager[tuple[ServerParts, HotParts]]]
+Parts = Callable[[], AbstractAsyncContextManager[tuple[ServerParts, HotParts, Application]]]
 
 
 class Server:

@@ -30,7 +30,13 @@ from icehouse.http.errors import make_problem
 from icehouse.http.metrics import ServerCounters
 
 API_SEGMENTS: Final = frozenset({b"api", b"health", b"metrics"})
-"""First segments that the API answers. Every other one is, or could be, a cache's name."""
+"""First segments that the API answers."""
+
+PAGE_SEGMENTS: Final = frozenset({b"login", b"logout", b"static", b"ui"})
+"""First segments that the web page answers. Every other one is, or could be, a cache's name."""
+
+_BROWSERS_ALONE: Final = re.compile(rb"/(?:[a-z0-9](?:[a-z0-9-]{0,48}[a-z0-9])?/?)?")
+"""The first page and those of caches. They are for who asks for HTML; Nix, which does not, finds nothing there."""
 
 _REQUEST_ID: Final = re.compile(rb"[0-9A-Za-z._-]{1,64}")
 # Escapes of a slash, a dot and NUL; empty, "." and ".." segments; and what no URL has. An escaped backslash is an
@@ -48,9 +54,10 @@ class Front:
     """The ASGI application between the hot routes and all others."""
 
     def __init__(
-        self, api: Application, files: Application, counters: ServerCounters, *, trusted_proxies: Sequence[str] = ()
+        self, served: Application, files: Application, counters: ServerCounters, *, trusted_proxies: Sequence[str] = ()
     ) -> None:
-        self._api = api
+        """*served* answers for the API and the pages, *files* for all that can only be a file of a cache."""
+        self._served = served
         self._files = files
         self._counters = counters
         self._trusted = parse_networks(trusted_proxies)
@@ -58,13 +65,14 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            await self._api(scope, receive, send)
+            await self._served(scope, receive, send)
             return
         raw_path: bytes = scope["raw_path"]
         is_of_api = raw_path[1:].partition(b"/")[0] in API_SEGMENTS
-        application = self._api if is_of_api else self._files
-        if _HOSTILE.search(raw_path) is not None or (is_of_api and _BACKSLASH.search(raw_path) is not None):
-            application = _refuse_path if is_of_api else refuse_unknown_file
+        is_file = not is_of_api and not _is_page(scope)
+        application = self._files if is_file else self._served
+        if _HOSTILE.search(raw_path) is not None or (not is_file and _BACKSLASH.search(raw_path) is not None):
+            application = refuse_unknown_file if is_file else _refuse_path
         await self._answer(application, scope, receive, send, raw_path)
 
     async def _answer(
@@ -100,6 +108,18 @@ class Front:
             )
         # The template has the names of parameters in place of their values, so there are few of them.
         self._counters.route(scope.get("path_template") or "unknown").count(status, seconds, bytes_sent)
+
+
+def _is_page(scope: Scope) -> bool:
+    raw_path: bytes = scope["raw_path"]
+    if raw_path[1:].partition(b"/")[0] in PAGE_SEGMENTS:
+        return True
+    is_reading = scope["method"] in {"GET", "HEAD"}
+    return is_reading and _BROWSERS_ALONE.fullmatch(raw_path) is not None and _wants_html(scope)
+
+
+def _wants_html(scope: Scope) -> bool:
+    return b"text/html" in (find_header(scope, b"accept") or b"").lower()
 
 
 def choose_request_id(sent: bytes | None) -> str:

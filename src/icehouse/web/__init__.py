@@ -1,0 +1,1 @@
+"""The web page: what people see in a browser, without and with JavaScript."""

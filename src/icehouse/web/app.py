@@ -1,0 +1,135 @@
+"""All pages as one ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, cast
+
+import structlog
+from litestar import Litestar, Request, Response, get
+from litestar.di import NamedDependency, Provide
+from litestar.exceptions import HTTPException
+from litestar.params import FromPath
+
+from icehouse.errors import IcehouseError, NotFound, StorageError, Unavailable
+from icehouse.web import cache_page, home_page
+from icehouse.web.assets import SEGMENT, Assets
+from icehouse.web.error_page import ErrorPage
+from icehouse.web.pages import Renderer
+from icehouse.web.parts import WebParts
+from icehouse.web.visits import Visit, make_visit
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_POLICY: Final = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Final = tuple(
+    (name.encode(), value.encode())
+    for name, value in {
+        "content-security-policy": _POLICY,
+        "x-frame-options": "DENY",
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "same-origin",
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+        "permissions-policy": "camera=(), geolocation=(), microphone=()",
+        "vary": "Accept, Cookie",
+    }.items()
+)
+"""What goes with every answer: nothing in a page runs or loads anything but the assets, and no other page holds it."""
+
+_FOREVER: Final = "public, max-age=31536000, immutable"
+_SERVER_FAULT: Final = 500
+
+_log = structlog.get_logger(__name__)
+
+
+@get(f"/{SEGMENT}/{{name:str}}")
+async def show_asset(name: FromPath[str], assets: NamedDependency[Assets]) -> Response[bytes]:
+    """A style, a script or a picture."""
+    asset = assets.find(name)
+    if asset is None:
+        raise NotFound("there is no such file; a newer version of the page may have another one")
+    return Response(asset.body, media_type=asset.media_type, headers={"cache-control": _FOREVER})
+
+
+ROUTES: Final = (
+    home_page.show_home,
+    cache_page.show_cache,
+    show_asset,
+)
+"""Every route of the web page. GET answers HEAD too."""
+
+
+class Pages:
+    """The ASGI application. Front hands it what a browser asks for."""
+
+    def __init__(self, parts: WebParts) -> None:
+        self._app = make_pages(parts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        is_head = scope["method"] == "HEAD"
+        inner = {**scope, "method": "GET"} if is_head else scope
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_HEADERS]
+            elif is_head:
+                message["body"] = b""
+            await send(message)
+
+        await self._app(cast("Any", inner), cast("Any", receive), cast("Any", send_with_headers))
+        scope["path_template"] = inner.get("path_template")
+
+
+def make_pages(parts: WebParts) -> Litestar:
+    """The routes of the web page."""
+    assets = Assets.load()
+    renderer = Renderer(assets)
+
+    def provide_visit(request: Request[Any, Any, Any]) -> Visit:
+        return make_visit(request, parts, renderer)
+
+    def provide_assets() -> Assets:
+        return assets
+
+    def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+        return _answer_error(request, error, make_visit(request, parts, renderer))
+
+    return Litestar(
+        [*ROUTES],
+        dependencies={
+            "visit": Provide(provide_visit, sync_to_thread=False),
+            "assets": Provide(provide_assets, sync_to_thread=False),
+        },
+        exception_handlers={IcehouseError: answer_error, HTTPException: answer_error, Exception: answer_error},
+        openapi_config=None,
+        logging_config=None,
+        pdb_on_exception=False,
+        debug=False,
+    )
+
+
+def _answer_error(request: Request[Any, Any, Any], error: Exception, visit: Visit) -> Response[bytes]:
+    headers: dict[str, str] = {}
+    detail = str(error)
+    if isinstance(error, HTTPException):
+        status, title, detail = error.status_code, error.detail, ""
+        headers |= {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
+    else:
+        statuses = visit.parts.statuses
+        kind = next((kind for kind in type(error).__mro__ if kind in statuses), None)
+        status, title = (_SERVER_FAULT, "Internal error") if kind is None else statuses[kind]
+    if status >= _SERVER_FAULT:
+        is_known = isinstance(error, StorageError)
+        _log.error("a page failed", path=request.url.path, error=str(error) if is_known else None, exc_info=error)
+        is_brief = isinstance(error, Unavailable)
+        detail = "The server's storage does not answer for now; try again soon." if is_brief else ""
+    request_id = request.scope["state"].get("request_id") if status >= _SERVER_FAULT else None
+    return visit.show(ErrorPage(title, detail, request_id), status=status, headers=headers)

@@ -1,0 +1,54 @@
+"""The pages in real Chromium."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.http.running import RunningServer
+from tests.web.browser import check_page, open_context, run_browser
+
+pytestmark = pytest.mark.end_to_end
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with run_browser() as browser:
+        yield browser
+
+
+def address(server: RunningServer, path: str) -> str:
+    return f"http://127.0.0.1:{server.port}{path}"
+
+
+@pytest.mark.parametrize(("path", "name"), [("/", "home"), ("/team", "cache"), ("/secret", "unknown")])
+def test_page_is_accessible_and_fits(browser: Browser, server: RunningServer, path: str, name: str) -> None:
+    check_page(browser, address(server, path), name)
+
+
+def test_way_from_the_first_page_to_a_copied_command_by_keyboard(browser: Browser, server: RunningServer) -> None:
+    with open_context(browser, permissions=["clipboard-read", "clipboard-write"]) as context:
+        page = context.new_page()
+        page.goto(address(server, "/"))
+        page.keyboard.press("Tab")
+        assert page.locator(":focus").inner_text() == "Skip to the content"
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+        assert page.locator(":focus").inner_text() == "team"
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/team")
+        page.get_by_role("button", name="Copy the command").first.press("Enter")
+        page.get_by_role("button", name="Copied the command").wait_for()
+        assert page.evaluate("navigator.clipboard.readText()") == f"icehouse use {address(server, '/team')}"
+
+
+def test_cache_page_works_without_scripts(browser: Browser, server: RunningServer) -> None:
+    with open_context(browser, java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(address(server, "/team"))
+        assert not page.get_by_role("button").count()
+        page.get_by_text("NixOS", exact=True).click()
+        assert page.get_by_label("the lines for NixOS").inner_text().startswith("{\n  nix.settings")
