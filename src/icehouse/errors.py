@@ -82,7 +82,15 @@ class StorageError(IcehouseError):
 
 
 class Unavailable(StorageError):
-    """A backend did not answer or could not do it now; this may pass by itself and is worth a retry."""
+    """A backend did not answer or could not do it now; this may pass by itself and is worth a retry.
+
+    ``retry_after_seconds`` says when, if the backend said so itself.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: int | None = None) -> None:
+        """Keep the message for people and the delay, in seconds, for programs."""
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Corrupt(StorageError):

@@ -3,6 +3,8 @@
 import asyncio
 import threading
 from collections.abc import Callable, Generator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import msgspec
@@ -20,6 +22,7 @@ from icehouse.errors import (
     InvalidFormat,
     NotFound,
     OverQuota,
+    RateLimited,
     TooLarge,
     Unauthenticated,
     Unavailable,
@@ -119,6 +122,61 @@ async def test_what_may_pass_is_tried_again(scripted: Callable[..., ScriptedServ
     async with connect(Login(server.url)) as client:
         assert await client.list_caches() == []
     assert server.requests == [("GET", "/api/v1/caches", None)] * 3
+
+
+@pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the client waited before each try again; nobody really waits."""
+    seconds: list[float] = []
+    really_sleep = asyncio.sleep
+
+    async def sleep(delay: float) -> None:
+        seconds.append(delay)
+        await really_sleep(0)
+
+    monkeypatch.setattr("asyncio.sleep", sleep)
+    return seconds
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_server_that_names_a_time_is_left_alone_for_so_long(
+    scripted: Callable[..., ScriptedServer], waited: list[float], status: int
+) -> None:
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    answers = [(status, {"Retry-After": text}, problem(status, "busy")) for text in ("70", soon, "nonsense")]
+    server = scripted(*answers, (200, {}, b"[]"))
+    async with connect(Login(server.url)) as client:
+        client._has_answered = True  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  - so that it tries more often
+        assert await client.list_caches() == []
+    assert len(server.requests) == 4
+    assert 70 <= waited[0] <= 77
+    assert 80 <= waited[1] <= 100
+    assert waited[2] < 3
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_server_that_wants_a_long_rest_is_not_asked_again(
+    scripted: Callable[..., ScriptedServer], status: int
+) -> None:
+    server = scripted((status, {"Retry-After": "3600"}, problem(status, "busy")))
+    async with connect(Login(server.url)) as client:
+        with pytest.raises(RateLimited if status == 429 else Unavailable, match="left alone for 3600 seconds"):
+            await client.list_caches()
+    assert len(server.requests) == 1
+
+
+async def test_tries_come_ever_later_and_never_at_the_same_time(
+    scripted: Callable[..., ScriptedServer], waited: list[float]
+) -> None:
+    server = scripted((200, {}, b"[]"), *[(502, {}, b"")] * 8)
+    async with connect(Login(server.url)) as client:
+        await client.list_caches()
+        with pytest.raises(Unavailable):
+            await client.list_caches()
+    assert len(waited) == 7
+    for number, seconds in enumerate(waited):
+        assert 0.2 * 2**number <= seconds <= 0.2 * 2**number + 1
+    assert len(set(waited)) == 7
 
 
 async def test_a_cache_is_not_created_twice_over_a_broken_answer(scripted: Callable[..., ScriptedServer]) -> None:

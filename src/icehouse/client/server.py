@@ -5,6 +5,7 @@ growing waits or those that the server asks for. Everything else is one of our e
 """
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -71,7 +72,11 @@ _FIRST_ATTEMPTS: Final = 3
 """Until the server has answered once: it is more likely that its address is wrong than that it restarts."""
 
 _RETRY_SECONDS: Final = 120
+"""For how long a request is tried again. Who is asked to wait longer than this gives up at once, and says so."""
+
 _MAX_WAIT_SECONDS: Final = 60
+"""Between two tries, where the server does not say how long."""
+
 _OK: Final = 200
 _MULTIPLE_CHOICES: Final = 300
 _BAD_REQUEST: Final = 400
@@ -79,6 +84,7 @@ _NOT_FOUND: Final = 404
 _CONFLICT: Final = 409
 _TOO_MANY: Final = 429
 _SERVER_FAULT: Final = 500
+_MAX_DIGITS: Final = 9
 _JSON: Final = "application/json"
 
 _ERRORS: Final[dict[int, Callable[[str], IcehouseError]]] = {
@@ -516,10 +522,12 @@ def _pin(cache: str, name: str) -> str:
 def _wait_for(exc: Exception) -> bool | float:
     """How stamina is to go on: not at all, with its own wait, or with the one that the server asked for."""
     match exc:
-        case RateLimited():
-            return float(min(exc.retry_after_seconds, _MAX_WAIT_SECONDS))
-        case Unavailable():
-            return True
+        case RateLimited() | Unavailable():
+            seconds = exc.retry_after_seconds
+            if seconds is None:
+                return True
+            # As many clients as were refused together must not come back together.
+            return False if seconds > _RETRY_SECONDS else seconds * random.uniform(1, 1.1)  # noqa: S311  no secret
         case _:
             return False
 
@@ -539,12 +547,15 @@ def _as_error(response: Response, data: bytes, what: str) -> IcehouseError:
         if status == _NOT_FOUND:
             explanation += "; a server's address has no path behind it, such as a cache's name"
     text = explanation if is_refusal else f"{what}: {explanation}"
-    if status == _TOO_MANY:
-        return RateLimited(text, retry_after_seconds=_retry_after(response))
     if (kind := _ERRORS.get(status)) is not None:
         return kind(text)
+    seconds = _retry_after(response.get_header("Retry-After"))
+    if seconds is not None and seconds > _RETRY_SECONDS:
+        text += f"; it asks to be left alone for {seconds} seconds"
+    if status == _TOO_MANY:
+        return RateLimited(text, retry_after_seconds=1 if seconds is None else seconds)
     if status >= _SERVER_FAULT:
-        return Unavailable(text)
+        return Unavailable(text, retry_after_seconds=seconds)
     return Unsupported(text)
 
 
@@ -569,9 +580,14 @@ def _compare_clocks(date: str | None) -> float | None:
         return None
 
 
-def _retry_after(response: Response) -> int:
-    text = response.get_header("Retry-After") or ""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < len("1000000") else 1
+def _retry_after(text: str | None) -> int | None:
+    """The seconds that a ``Retry-After`` header names, as a number or as a date."""
+    if text is None:
+        return None
+    if text.isascii() and text.isdigit():
+        return int(text[:_MAX_DIGITS])
+    behind = _compare_clocks(text)
+    return None if behind is None else max(0, round(-behind))
 
 
 def _cause_of(exc: PyreqwestError) -> str:
