@@ -2,11 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator
 from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.scripted_server import Answer, Handler, ScriptedServer
 
 # One commit gives one result, however often it runs: examples are derived from the test, and slowness is no fault.
 settings.register_profile(
@@ -37,6 +40,24 @@ def find_program(program: str) -> str:
 def require() -> Callable[[str], str]:
     """`require("nix-store")` gives the program's path, or ends the test."""
     return find_program
+
+
+@pytest.fixture
+def scripted() -> Generator[Callable[..., ScriptedServer]]:
+    """`scripted(answer, …)` gives a server that answers so."""
+    servers: list[ScriptedServer] = []
+
+    def start(*answers: Answer) -> ScriptedServer:
+        server = ScriptedServer(("127.0.0.1", 0), Handler)
+        server.answers, server.requests, server.answered = list(answers), [], []
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from icehouse.client.local_store import LocalStore, order_by_references
+from icehouse.client.named_paths import find_named_paths
 from icehouse.client.nar_walk import walk_nar
 from icehouse.errors import Conflict, InvalidFormat, NotFound, Unsupported
 from icehouse.nix.path_info_json import ValidPath
@@ -86,6 +87,66 @@ def test_a_path_outside_the_store_is_named(tmp_path: Path) -> None:
 def test_a_path_that_is_no_store_path_is_named() -> None:
     with pytest.raises(InvalidFormat, match="hello"):
         LocalStore().find("/nix/store/hello")
+
+
+BUILD = """
+let
+  make = name: script: more: derivation ({
+    inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; PATH = "/usr/bin:/bin";
+  } // more);
+in rec {
+  tool = make "tool" "echo tool > $out" { };
+  text = builtins.toFile "some-source" "text";
+  parts = make "parts" "cat ${tool} ${text}; echo a > $out; echo b > $dev" { outputs = [ "out" "dev" ]; };
+  top = make "top" "cat ${tool}; echo ${parts} > $out" { };
+}
+"""
+
+
+def test_a_build_closure_is_what_was_needed_to_build(nix_here: PrivateNix) -> None:
+    top = nix_here.build(BUILD, "top")
+    store = LocalStore.locate(str(nix_here.root), nix_here.environment)
+    needed = store.find_build_closure([store.find(top)])
+    assert sorted(path.name for path in needed) == ["parts", "parts-dev", "some-source", "tool", "top"]
+    derivation = store.find(nix_here.run("nix-store", "--store", str(nix_here.root), "-qd", top))
+    assert sorted(store.find_build_closure([derivation])) == sorted(needed)
+    text = next(path for path in needed if path.name == "some-source")
+    assert store.find_build_closure([text]) == []  # nothing built it
+    assert [info.store_path.name for info in store.read_closure([derivation])][-1] == "top.drv"
+    assert len(store.read_closure([derivation])) == 4  # with the source
+
+
+def test_a_path_whose_derivation_is_gone_has_no_build_closure(nix_here: PrivateNix) -> None:
+    top = nix_here.build(BUILD, "top")
+    derivation = nix_here.run("nix-store", "--store", str(nix_here.root), "-qd", top)
+    nix_here.run("nix-store", "--store", str(nix_here.root), "--delete", "--ignore-liveness", derivation)
+    store = LocalStore.locate(str(nix_here.root), nix_here.environment)
+    with pytest.raises(NotFound, match=r"top\.drv is not in the store any more; .* push without --build-closure"):
+        store.find_build_closure([store.find(top)])
+
+
+def test_outputs_of_a_derivation_are_named_as_nix_names_them(nix_here: PrivateNix) -> None:
+    tool = nix_here.build(BUILD, "tool")
+    derivation = nix_here.run("nix-instantiate", "--store", str(nix_here.root), "-E", BUILD, "-A", "parts")
+    store = LocalStore.locate(str(nix_here.root), nix_here.environment)
+    for outputs in ("*", "out"):
+        with pytest.raises(NotFound, match=r"has no output in the store|was not built"):
+            find_named_paths(store, [f"{derivation}^{outputs}"])
+    nix_here.build(BUILD, "parts")
+
+    def names(*texts: str, with_build_closure: bool = False) -> list[str]:
+        found = find_named_paths(store, texts, with_build_closure=with_build_closure)
+        return [path.name for path in found]
+
+    assert sorted(names(f"{derivation}^*")) == ["parts", "parts-dev"]
+    assert names(f"{derivation}^dev,out") == ["parts-dev", "parts"]
+    assert names(derivation, tool, tool) == ["parts.drv", "tool"]
+    with_needed = names(f"{derivation}^dev", with_build_closure=True)
+    assert sorted(with_needed) == ["parts", "parts-dev", "some-source", "tool"]
+    with pytest.raises(NotFound, match=r"\^doc has no output of that name; it has parts, parts-dev"):
+        names(f"{derivation}^doc")
+    with pytest.raises(InvalidFormat, match=r"expected outputs behind the \^"):
+        names(f"{derivation}^")
 
 
 def test_files_that_nix_does_not_know_are_not_a_valid_path(nix_here: PrivateNix) -> None:

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from icehouse.api.caches import CacheView, UpstreamBody
-from icehouse.client.cutting import LocalNar, NarCutter
-from icehouse.client.push import WINDOW_BYTES, find_externals, in_reading_order
+from icehouse.api.server import ServerParameters
+from icehouse.client.cutting import WINDOW_BYTES, LocalNar, NarCutter, in_reading_order
+from icehouse.client.push_memory import HELD_BYTES, MIN_MEMORY_BYTES, plan_memory
+from icehouse.client.push_plan import find_externals
 from icehouse.errors import Conflict
 from icehouse.nix.nar_write import regular_nar_size
 from icehouse.nix.path_info_json import ValidPath
@@ -61,6 +63,54 @@ def test_the_largest_nars_of_a_window_come_first_and_windows_keep_their_order() 
     sizes = [10, 30, 20, WINDOW_BYTES - 50, 5, 7]
     order = in_reading_order(LocalNar(valid("a", size), Path()) for size in sizes)
     assert [nar.info.nar_size for nar in order] == [30, 20, 10, WINDOW_BYTES - 50, 7, 5]
+
+
+MIB = 1024 * 1024
+
+
+def parameters(pack_bytes: int) -> ServerParameters:
+    return ServerParameters(
+        version="1",
+        public_url="http://x",
+        chunk_min_bytes=64 * 1024,
+        chunk_average_bytes=256 * 1024,
+        chunk_max_bytes=MIB,
+        chunk_normalization=1,
+        zstd_level=3,
+        pack_bytes=pack_bytes,
+        max_hash_parts=10,
+        max_identities=10,
+        max_recipe_bytes=10,
+        max_nars=10,
+        max_paths=10,
+        max_nar_bytes=10,
+    )
+
+
+@pytest.mark.parametrize("pack_bytes", [16 * MIB, 64 * MIB])
+@pytest.mark.parametrize("memory_bytes", [None, 1, MIN_MEMORY_BYTES, 4096 * MIB])
+@pytest.mark.parametrize("threads", [1, 256])
+def test_a_push_always_has_room_for_a_pack_that_gathers_and_a_step(
+    memory_bytes: int | None, pack_bytes: int, threads: int
+) -> None:
+    sizes = plan_memory(memory_bytes, threads, parameters(pack_bytes))
+    assert 1 <= sizes.threads <= threads
+    # A frame that ends a pack, and the chunks that one more step may find.
+    assert sizes.budget_bytes >= sizes.pack_bytes + MIB + sizes.step_bytes + 2 * MIB
+    assert sizes.pack_bytes >= MIB
+    assert sizes.pack_bytes <= pack_bytes
+
+
+def test_less_memory_holds_less_and_none_named_what_is_quickest() -> None:
+    quickest = plan_memory(None, 2, parameters(16 * MIB))
+    assert (quickest.budget_bytes, quickest.pack_bytes) == (HELD_BYTES, 16 * MIB)
+    assert plan_memory(MIN_MEMORY_BYTES, 2, parameters(16 * MIB)).budget_bytes < HELD_BYTES / 2
+
+
+def test_a_slow_sender_makes_small_packs() -> None:
+    sizes = plan_memory(None, 2, parameters(16 * MIB), bytes_per_second=100 * 1024)
+    assert sizes.pack_bytes == 100 * 1024 * 20
+    assert plan_memory(None, 2, parameters(16 * MIB), bytes_per_second=16 * 1024).pack_bytes == MIB
 
 
 def nar_of(file: Path) -> LocalNar:

@@ -1,11 +1,9 @@
 """The client of the API tries again what may pass, and tells errors in the server's words."""
 
 import asyncio
-import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import msgspec
 import pytest
@@ -28,58 +26,7 @@ from icehouse.errors import (
     Unavailable,
     Unsupported,
 )
-
-Answer = tuple[int, dict[str, str], bytes]
-
-
-class ScriptedServer(HTTPServer):
-    """Gives one prepared answer after another; keeps the lines and headers of the requests."""
-
-    answers: list[Answer]
-    requests: list[tuple[str, str, str | None]]
-    answered: list[str]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def answer(self) -> None:
-        server = self.server
-        assert isinstance(server, ScriptedServer)
-        self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        server.requests.append((self.command, self.path, self.headers.get("Authorization")))
-        status, headers, body = server.answers.pop(0)
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-        server.answered.append(self.path)
-
-    do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815  the names that http.server looks for
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  as in the class above
-        del format, args
-
-
-@pytest.fixture
-def scripted() -> Generator[Callable[..., ScriptedServer]]:
-    """`scripted(answer, …)` gives a server that answers so."""
-    servers: list[ScriptedServer] = []
-
-    def start(*answers: Answer) -> ScriptedServer:
-        server = ScriptedServer(("127.0.0.1", 0), Handler)
-        server.answers, server.requests, server.answered = list(answers), [], []
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+from tests.scripted_server import ScriptedServer
 
 
 def problem(status: int, detail: str) -> bytes:
@@ -201,6 +148,19 @@ async def test_a_request_that_is_cancelled_as_its_answer_comes_is_cancelled(
             if task.cancel():  # else it was done already
                 with pytest.raises(asyncio.CancelledError):
                     await task
+
+
+async def test_a_task_whose_group_failed_before_is_not_cancelled(scripted: Callable[..., ScriptedServer]) -> None:
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise NotFound("x")
+
+    server = scripted((200, {}, b"[]"))
+    with pytest.raises(ExceptionGroup):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fail())
+    async with connect(Login(server.url)) as client:
+        assert await client.list_caches() == []
 
 
 async def test_a_fault_of_the_server_names_the_request(scripted: Callable[..., ScriptedServer]) -> None:

@@ -56,7 +56,11 @@ class Printer:
 
     def error(self, error: IcehouseError) -> None:
         """Say why the command failed, in one paragraph."""
-        self.err.write(f"icehouse: {' '.join(str(error).split())}\n")
+        self.warning(str(error))
+
+    def warning(self, text: str) -> None:
+        """Say what went wrong, in one paragraph, also to who wants quiet."""
+        self.err.write(f"icehouse: {' '.join(text.split())}\n")
         self.err.flush()
 
 

@@ -63,11 +63,11 @@ class Services:
         return default_login(self.logins(), self.environment)
 
     @asynccontextmanager
-    async def server(self, login: "Login") -> AsyncGenerator["Server"]:
-        """A server to talk to."""
+    async def server(self, login: "Login", *, bytes_per_second: int | None = None) -> AsyncGenerator["Server"]:
+        """A server to talk to, and how fast it is sent to at most."""
         from icehouse.client.server import connect
 
-        async with connect(login) as server:
+        async with connect(login, bytes_per_second=bytes_per_second) as server:
             yield server
 
 

@@ -1,15 +1,24 @@
 """Reading NARs of the local store as identified chunks, a bounded stretch at a time, in worker threads."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
+from icehouse.client.local_store import LocalStore
 from icehouse.client.nar_walk import walk_nar
+from icehouse.client.push_memory import STEP_BYTES
 from icehouse.errors import Conflict
 from icehouse.nix.hashes import render_sha256
 from icehouse.nix.path_info_json import ValidPath
 from icehouse.nix.store_paths import StoreDir
 from icehouse.rules.chunks import Chunker, ChunkParameters, CutChunk, chunk_identity
+
+WINDOW_BYTES: Final = 1024 * 1024 * 1024
+"""NARs of this size together are read largest first, so that the server has little left to prove at the end; beyond
+it references come first, so that a long push publishes as it goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +115,52 @@ def _identify(nar: LocalNar, cut: CutChunk, interned: dict[bytes, bytes]) -> Ide
     nar.identities.append(identity)
     nar.store_hashes.extend(interned.setdefault(store_hash, store_hash) for store_hash in cut.hashes)
     return IdentifiedChunk(identity, cut.raw, cut.positions)
+
+
+def distinct_nars(infos: Iterable[ValidPath], store: LocalStore) -> list[LocalNar]:
+    """The NARs of paths, each once."""
+    nars: dict[bytes, LocalNar] = {}
+    for info in infos:
+        nars.setdefault(info.nar_hash, LocalNar(info, store.real_path(info.store_path)))
+    return list(nars.values())
+
+
+def in_reading_order(nars: Iterable[LocalNar]) -> Iterator[LocalNar]:
+    """The NARs window by window, largest first in each."""
+    window: list[LocalNar] = []
+    size = 0
+    for nar in nars:
+        if window and size + nar.info.nar_size > WINDOW_BYTES:
+            yield from sorted(window, key=_size_of, reverse=True)
+            window, size = [], 0
+        window.append(nar)
+        size += nar.info.nar_size
+    yield from sorted(window, key=_size_of, reverse=True)
+
+
+def _size_of(nar: LocalNar) -> int:
+    return nar.info.nar_size
+
+
+def grouped(nars: Iterable[LocalNar]) -> Iterator[list[LocalNar]]:
+    """Neighbours that are read together: up to `STEP_BYTES`, or one large NAR."""
+    group: list[LocalNar] = []
+    size = 0
+    for nar in nars:
+        if group and size + nar.info.nar_size > STEP_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(nar)
+        size += nar.info.nar_size
+    if group:
+        yield group
+
+
+@contextmanager
+def worker_threads(threads: int) -> Generator[ThreadPoolExecutor]:
+    """Threads that read, cut and compress. Where the body fails, what they have begun ends first."""
+    with ThreadPoolExecutor(threads, "push") as executor:
+        try:
+            yield executor
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)

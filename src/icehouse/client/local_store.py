@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Final, Self
 from urllib.parse import parse_qs
 
-from icehouse.errors import Conflict, NotFound, Unavailable, Unsupported
+from icehouse.errors import Conflict, InvalidFormat, NotFound, Unavailable, Unsupported
+from icehouse.nix.derivations import is_derivation, output_path_name, parse_output_name
 from icehouse.nix.path_info_json import PathInfos, ValidPath, parse_path_info_json
-from icehouse.nix.store_paths import NIX_STORE, HashPart, StoreDir, StorePath
+from icehouse.nix.store_paths import NIX_STORE, HashPart, StoreDir, StorePath, parse_full
 
 _MAX_SYMLINKS: Final = 40
 _PATHS_AT_ONCE: Final = 1000
@@ -26,6 +27,7 @@ _LOCAL_KINDS: Final = frozenset({"", "auto", "daemon", "local"})
 _JSON_FORMAT_SINCE: Final = (2, 33)
 _VERSION: Final = re.compile(r"(\d+)\.(\d+)")
 _MAX_MESSAGE: Final = 2000
+_UNKNOWN_DERIVER: Final = "unknown-deriver"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,28 +102,111 @@ class LocalStore:
                 return StorePath.parse(path.relative_to(directory).parts[0])
         return None
 
+    def find_outputs(self, derivation: StorePath, names: Sequence[str] | None = None) -> list[StorePath]:
+        """The outputs of a derivation that are in the store.
+
+        Args:
+            derivation: a path that is valid in the store.
+            names: which outputs, such as ``out``. None: all; those that are not there are left out then.
+
+        Raises:
+            NotFound: it has none, or none with such a name, in the store.
+            IcehouseError: as `read_closure`.
+        """
+        full = derivation.full(self.store_dir)
+        outputs = self._parse_paths(self._query("--outputs", [full]))
+        if names is None:
+            built = [path for path in outputs if self._is_there(path)]
+            if not built:
+                raise NotFound(f"{full} has no output in the store {self.real_dir}; build it first")
+            return built
+        chosen: list[StorePath] = []
+        for name in names:
+            wanted = output_path_name(derivation, parse_output_name(name))
+            path = next((path for path in outputs if path.name == wanted), None)
+            if path is None or not self._is_there(path):
+                why = "has no output of that name" if path is None else "was not built"
+                raise NotFound(f"{full}^{name} {why}; it has {', '.join(path.name for path in outputs)}")
+            chosen.append(path)
+        return chosen
+
+    def find_build_closure(self, paths: Sequence[StorePath]) -> list[StorePath]:
+        """All that was needed to build *paths*, or the outputs of those that are derivations, as far as it is here.
+
+        That is the sources and the outputs of each derivation that theirs needs, without the derivations themselves.
+        Paths that nothing built need nothing.
+
+        Raises:
+            NotFound: the derivation that built a path is not in the store any more.
+            IcehouseError: as `read_closure`.
+        """
+        derivations = [path for path in paths if is_derivation(path)]
+        built = [path for path in paths if not is_derivation(path)]
+        for start in range(0, len(built), _PATHS_AT_ONCE):
+            derivations += self._find_derivers(built[start : start + _PATHS_AT_ONCE])
+        needed: dict[StorePath, None] = {}
+        for start in range(0, len(derivations), _PATHS_AT_ONCE):
+            batch = [path.full(self.store_dir) for path in derivations[start : start + _PATHS_AT_ONCE]]
+            found = self._parse_paths(self._query("--requisites", ["--include-outputs", *batch]))
+            needed |= dict.fromkeys(path for path in found if not is_derivation(path))
+        return list(needed)
+
+    def _find_derivers(self, paths: Sequence[StorePath]) -> list[StorePath]:
+        derivers = self._query("--deriver", [path.full(self.store_dir) for path in paths])
+        if len(derivers) != len(paths):
+            raise InvalidFormat(f"nix-store: {len(derivers)} derivers of {len(paths)} paths: expected one each")
+        found: dict[StorePath, None] = {}
+        for path, text in zip(paths, derivers, strict=True):
+            if text == _UNKNOWN_DERIVER:
+                continue
+            deriver = parse_full(text, self.store_dir)
+            if not self._is_there(deriver):
+                raise NotFound(
+                    f"what built {path.full(self.store_dir)} is not known: its derivation {text} is not in the store "
+                    "any more; evaluate it again, with nix-instantiate for instance, or push without --build-closure"
+                )
+            found[deriver] = None
+        return list(found)
+
+    def _is_there(self, path: StorePath) -> bool:
+        return os.path.lexists(self.real_path(path))
+
+    def _parse_paths(self, lines: Iterable[str]) -> list[StorePath]:
+        return [parse_full(line, self.store_dir) for line in lines]
+
+    def _query(self, what: str, arguments: Sequence[str]) -> list[str]:
+        command = ["nix-store", "--query", what]
+        if self.store_option is not None:
+            command += ["--store", self.store_option]
+        return _run_nix([*command, *arguments], f"nix-store --query {what}").decode(errors="replace").split()
+
     def read_closure(self, paths: Sequence[StorePath]) -> list[ValidPath]:
         """What the store knows of *paths* and all that they reach, references before what refers to them.
 
         Raises:
             NotFound: a path is not valid in this store.
-        Unsupported: there is no Nix.
+            Unsupported: there is no Nix.
             InvalidFormat: Nix prints what no known Nix prints.
             Unavailable: Nix failed.
         """
         found: dict[HashPart, ValidPath] = {}
-        for start in range(0, len(paths), _PATHS_AT_ONCE):
-            wanted = [path for path in paths[start : start + _PATHS_AT_ONCE] if path.hash_part not in found]
-            if wanted:
-                infos = self._ask_nix(wanted)
-                if infos.unknown:
-                    raise NotFound(f"{infos.unknown[0].full(self.store_dir)} is not valid in the store {self.real_dir}")
-                found |= {info.store_path.hash_part: info for info in infos.valid}
+        # Nix before 2.15 takes the name of a derivation for its outputs, and needs to be told for all of a command.
+        derivations = [path for path in paths if is_derivation(path)]
+        others = [path for path in paths if not is_derivation(path)]
+        for asked, of_derivations in ((others, False), (derivations, True)):
+            for start in range(0, len(asked), _PATHS_AT_ONCE):
+                wanted = [path for path in asked[start : start + _PATHS_AT_ONCE] if path.hash_part not in found]
+                if wanted:
+                    infos = self._ask_nix(wanted, of_derivations=of_derivations)
+                    if infos.unknown:
+                        unknown = infos.unknown[0].full(self.store_dir)
+                        raise NotFound(f"{unknown} is not valid in the store {self.real_dir}")
+                    found |= {info.store_path.hash_part: info for info in infos.valid}
         return order_by_references(found.values())
 
-    def _ask_nix(self, paths: Sequence[StorePath]) -> PathInfos:
+    def _ask_nix(self, paths: Sequence[StorePath], *, of_derivations: bool) -> PathInfos:
         command = ["nix", "--extra-experimental-features", "nix-command", "path-info"]
-        command += ["--json", "--recursive", "--offline"]
+        command += ["--json", "--recursive", "--offline", *(["--derivation"] if of_derivations else [])]
         if _knows_json_format(_run_nix(["nix", "--version"], "nix --version")):
             command += ["--json-format", "2"]
         if self.store_option is not None:
@@ -160,9 +245,9 @@ def _run_nix(command: Sequence[str], what: str) -> bytes:
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except FileNotFoundError as exc:
-        raise Unsupported("the program `nix` is not in PATH; it says what the local store holds") from exc
+        raise Unsupported(f"the program `{command[0]}` is not in PATH; it says what the local store holds") from exc
     except OSError as exc:
-        raise Unavailable(f"`nix` cannot be run: {exc.strerror}") from exc
+        raise Unavailable(f"`{command[0]}` cannot be run: {exc.strerror}") from exc
     if done.returncode != 0:
         text = done.stderr.decode(errors="replace").strip()[-_MAX_MESSAGE:]
         kind = NotFound if "is not valid" in text else Unavailable

@@ -5,41 +5,30 @@ sent known to the server, so that the same push again sends only the rest.
 """
 
 import asyncio
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from typing import Final, TypeVar, cast
+from typing import Final
+
+import msgspec
 
 from icehouse.api.caches import CacheView
 from icehouse.api.publish import NarBody, NarResult, PathBody
-from icehouse.api.server import ServerParameters
 from icehouse.client.byte_budget import ByteBudget
 from icehouse.client.chunk_sender import ChunkSender, Waiter
-from icehouse.client.cutting import LocalNar, NarCutter
+from icehouse.client.cutting import LocalNar, NarCutter, distinct_nars, grouped, in_reading_order, worker_threads
 from icehouse.client.local_store import LocalStore
 from icehouse.client.push_counts import PushCounts
+from icehouse.client.push_memory import HeldSizes, plan_memory
+from icehouse.client.push_plan import PushPlan, PushSettings, chunk_parameters, first_of, plan_push
 from icehouse.client.server import Server
-from icehouse.errors import Conflict, Corrupt, IcehouseError, NotFound, TooLarge
+from icehouse.errors import Conflict, Corrupt, NotFound
 from icehouse.nix.hashes import render_sha256
 from icehouse.nix.path_info_json import ValidPath
-from icehouse.nix.signing import PublicKey, Signature, fingerprint
-from icehouse.nix.store_paths import HashPart, StoreDir, StorePath
-from icehouse.rules.chunks import ChunkParameters
+from icehouse.nix.signing import Signature
+from icehouse.nix.store_paths import HashPart, StorePath
 from icehouse.rules.closures import MAX_SIGNATURES
-from icehouse.rules.demands import is_vouched_for, lacks_signature
 from icehouse.rules.recipes import make_recipe, render_recipe
-
-STEP_BYTES: Final = 4 * 1024 * 1024
-"""What is read in one go; small NARs are read together up to this size."""
-
-MEMORY_BYTES: Final = 80 * 1024 * 1024
-"""Chunks, frames and packs that are held at once."""
-
-WINDOW_BYTES: Final = 1024 * 1024 * 1024
-"""NARs of this size together are read largest first, so that the server has little left to prove at the end; beyond
-it references come first, so that a long push publishes as it goes."""
 
 MAX_ROUNDS: Final = 4
 """How often one NAR is read and registered, if the server misses chunks of it each time."""
@@ -49,30 +38,21 @@ _FIRST_POLL_SECONDS: Final = 0.05
 _MAX_POLL_SECONDS: Final = 2.0
 _JSON_OVERHEAD_BYTES: Final = 256  # of one NAR in a request, beside its recipe in base64
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class PushPlan:
-    """What a push is going to do."""
-
-    publish: list[ValidPath]
-    """Paths to send, references first."""
-    externals: Mapping[StorePath, tuple[ValidPath, Signature]]
-    """Paths that are not sent, each with the signature of an upstream."""
-    present: int
-    """How many paths are in the cache already."""
-    is_verifying: bool
-    """Whether the server is to prove NARs that it has already."""
-
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
     """What a cache has after a push."""
 
     view: CacheView
-    hash_parts: tuple[HashPart, ...]
-    """Of the paths of the closure but those that upstreams have."""
+    paths: tuple[ValidPath, ...]
+    """Of the closure; without those that upstreams have, and those that were left out."""
+    excluded: tuple[ValidPath, ...]
+    dependents: tuple[ValidPath, ...]
+
+    @property
+    def hash_parts(self) -> tuple[HashPart, ...]:
+        """Those of the paths."""
+        return tuple(info.store_path.hash_part for info in self.paths)
 
 
 async def push(
@@ -81,8 +61,7 @@ async def push(
     store: LocalStore,
     paths: Sequence[StorePath],
     *,
-    jobs: int | None = None,
-    is_verifying: bool = False,
+    settings: PushSettings | None = None,
     counts: PushCounts,
 ) -> Pushed:
     """Push *paths* and all that they reach, counting in *counts* what was done.
@@ -92,8 +71,7 @@ async def push(
         cache: its name.
         store: where the paths are.
         paths: what to push.
-        jobs: worker threads; None: one for each core.
-        is_verifying: register and publish paths that are present too, so that the server proves their NARs again.
+        settings: how.
         counts: fresh ones.
 
     Raises:
@@ -103,86 +81,22 @@ async def push(
         Corrupt: the server keeps missing chunks that were sent.
         IcehouseError: as `Server`'s requests and `walk_nar`.
     """
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            reading = tasks.create_task(asyncio.to_thread(store.read_closure, paths))
-            showing = tasks.create_task(server.show_cache(cache))
-            asking = tasks.create_task(server.parameters())
-            # Asks nothing but whether we may push. A push that finds everything there would not notice otherwise.
-            tasks.create_task(server.find_missing_chunks(cache, []))
-    except BaseExceptionGroup as group:
-        raise _first_of(group) from group
-    closure, view, parameters = reading.result(), showing.result(), asking.result()
-    if view.store_dir != store.store_dir.path:
-        raise Conflict(f"cache {cache} is for the store directory {view.store_dir}, not {store.store_dir}")
-    plan = await _plan(server, view, closure, store.store_dir, parameters, is_verifying=is_verifying)
-    counts.paths = len(closure)
-    counts.paths_present = plan.present
-    counts.paths_upstream = len(plan.externals)
-    counts.paths_to_push = len(plan.publish)
+    settings = settings or PushSettings()
+    plan = await plan_push(server, cache, store, paths, settings=settings, counts=counts)
     try:
         if plan.publish:
-            threads = jobs or len(os.sched_getaffinity(0))
-            with ThreadPoolExecutor(threads, "push") as executor:
-                try:
-                    await _Push(server, view.name, store, parameters, plan, executor, counts).run(readers=threads)
-                finally:
-                    executor.shutdown(wait=False, cancel_futures=True)
+            sizes = plan_memory(
+                settings.memory_bytes, settings.threads, plan.parameters, bytes_per_second=server.bytes_per_second
+            )
+            with worker_threads(sizes.threads) as executor:
+                await _Push(server, store, plan, executor, sizes, counts).run()
     finally:
         counts.sent_bytes = server.sent_bytes
-    return Pushed(view, tuple(info.store_path.hash_part for info in closure if info.store_path not in plan.externals))
-
-
-async def _plan(
-    server: Server,
-    view: CacheView,
-    closure: Sequence[ValidPath],
-    store_dir: StoreDir,
-    parameters: ServerParameters,
-    *,
-    is_verifying: bool,
-) -> PushPlan:
-    externals = find_externals(closure, view, store_dir)
-    ours = [info for info in closure if info.store_path not in externals]
-    missing: set[str] = set()
-    for batch in _chunked([info.store_path.hash_part for info in ours], parameters.max_hash_parts):
-        missing.update(await server.find_missing(view.name, batch))
-    lacking = [info for info in ours if info.store_path.hash_part in missing]
-    too_large = [info for info in lacking if info.nar_size > parameters.max_nar_bytes]
-    if too_large:
-        raise TooLarge(
-            f"{too_large[0].store_path}: its NAR has {too_large[0].nar_size} bytes; the server takes at most "
-            f"{parameters.max_nar_bytes}"
-        )
-    await asyncio.to_thread(_check_demands, lacking, view, store_dir)
-    return PushPlan(ours if is_verifying else lacking, externals, len(ours) - len(lacking), is_verifying)
-
-
-def _check_demands(lacking: Iterable[ValidPath], view: CacheView, store_dir: StoreDir) -> None:
-    """Return if each path has a signature that the cache demands: else the server would refuse it, after all bytes."""
-    keys = [PublicKey.parse(text) for text in view.required_keys]
-    unsigned = [
-        info for info in lacking if keys and not is_vouched_for(info.signatures, fingerprint(info, store_dir), keys)
-    ]
-    if unsigned:
-        more = f" ({len(unsigned) - 1} more paths lack one)" if len(unsigned) > 1 else ""
-        raise Conflict(f"{unsigned[0].store_path}: {lacks_signature(unsigned[0].signatures, keys)}{more}")
-
-
-def find_externals(
-    closure: Iterable[ValidPath], view: CacheView, store_dir: StoreDir
-) -> dict[StorePath, tuple[ValidPath, Signature]]:
-    """Those paths that carry a good signature of one of the cache's upstreams."""
-    keys = {key.key_name: key for upstream in view.upstreams for key in map(PublicKey.parse, upstream.public_keys)}
-    found: dict[StorePath, tuple[ValidPath, Signature]] = {}
-    for info in closure:
-        candidates = [signature for signature in info.signatures if signature.key_name in keys]
-        signed = fingerprint(info, store_dir) if candidates else b""
-        for signature in candidates:
-            if keys[signature.key_name].verify(signed, signature):
-                found[info.store_path] = (info, signature)
-                break
-    return found
+    left_out = {info.store_path for info in (*plan.excluded, *plan.dependents)}
+    there = (info for info in plan.closure if info.store_path not in plan.externals)
+    return Pushed(
+        plan.view, tuple(info for info in there if info.store_path not in left_out), plan.excluded, plan.dependents
+    )
 
 
 class _Push:
@@ -191,39 +105,32 @@ class _Push:
     def __init__(
         self,
         server: Server,
-        cache: str,
         store: LocalStore,
-        parameters: ServerParameters,
         plan: PushPlan,
         executor: ThreadPoolExecutor,
+        sizes: HeldSizes,
         counts: PushCounts,
     ) -> None:
         self._server = server
-        self._cache = cache
+        self._cache = plan.view.name
         self._store = store
-        self._parameters = parameters
         self._plan = plan
         self._executor = executor
         self._counts = counts
-        self._budget = ByteBudget(max(MEMORY_BYTES, 4 * parameters.pack_bytes))
-        self._chunk_parameters = ChunkParameters(
-            min_bytes=parameters.chunk_min_bytes,
-            average_bytes=parameters.chunk_average_bytes,
-            max_bytes=parameters.chunk_max_bytes,
-            normalization=parameters.chunk_normalization,
-        )
+        self._readers = sizes.threads
+        self._parameters = msgspec.structs.replace(plan.parameters, pack_bytes=sizes.pack_bytes)
+        self._step_bytes = sizes.step_bytes
+        self._budget = ByteBudget(sizes.budget_bytes)
+        self._chunk_parameters = chunk_parameters(plan.parameters)
         self._registering = asyncio.Semaphore(_REGISTERING_AT_ONCE)
         self._to_register: list[tuple[LocalNar, NarBody]] = []
         self._is_gathering = False
         self._stored: set[bytes] = set()
         self._stored_more = asyncio.Event()
 
-    async def run(self, *, readers: int) -> None:
-        """Push all that the plan says, reading with so many *readers* at once."""
-        nars: dict[bytes, LocalNar] = {}
-        for info in self._plan.publish:
-            nars.setdefault(info.nar_hash, LocalNar(info, self._store.real_path(info.store_path)))
-        self._counts.nar_bytes = sum(nar.info.nar_size for nar in nars.values())
+    async def run(self) -> None:
+        """Push all that the plan says."""
+        nars = distinct_nars(self._plan.publish, self._store)
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -236,14 +143,14 @@ class _Push:
                     budget=self._budget,
                     counts=self._counts,
                 )
-                groups = _grouped(in_reading_order(nars.values()))
-                for _ in range(readers):
+                groups = grouped(in_reading_order(nars))
+                for _ in range(self._readers):
                     self._sender.reader_started()
-                for _ in range(readers):
+                for _ in range(self._readers):
                     tasks.create_task(self._read(groups))
                 await self._publish()
         except BaseExceptionGroup as group:
-            raise _first_of(group) from group
+            raise first_of(group) from group
 
     async def _read(self, groups: Iterator[list[LocalNar]]) -> None:
         """Read groups until there are none left. Several readers share *groups*."""
@@ -257,10 +164,10 @@ class _Push:
         cutter = NarCutter(group, self._store.store_dir, self._chunk_parameters)
         waiters = {id(nar): Waiter() for nar in group}
         while not cutter.is_done:
-            reserved = STEP_BYTES + 2 * self._parameters.chunk_max_bytes
+            reserved = self._step_bytes + 2 * self._parameters.chunk_max_bytes
             await self._budget.take(reserved)
             before = cutter.read_bytes
-            stretches = await loop.run_in_executor(self._executor, cutter.read_some, STEP_BYTES)
+            stretches = await loop.run_in_executor(self._executor, cutter.read_some, self._step_bytes)
             self._counts.read_bytes += cutter.read_bytes - before
             for stretch in stretches:
                 waiter = waiters[id(stretch.nar)]
@@ -371,6 +278,8 @@ class _Push:
             awaited -= chosen
             waiting = [info for info in waiting if info.store_path not in chosen]
             self._counts.paths_pushed += len(batch)
+            for path in chosen:
+                del self._counts.waiting[path]
 
     def _publishable(self, waiting: Sequence[ValidPath], awaited: set[StorePath]) -> list[ValidPath]:
         """From *waiting*, references first, those whose NAR is stored and whose references are there or come along."""
@@ -406,53 +315,3 @@ def _external_body(info: ValidPath, signature: Signature) -> PathBody:
         references=[reference.base_name for reference in info.references],
         signatures=[signature.render()],
     )
-
-
-def in_reading_order(nars: Iterable[LocalNar]) -> Iterator[LocalNar]:
-    """The NARs window by window, largest first in each."""
-    window: list[LocalNar] = []
-    size = 0
-    for nar in nars:
-        if window and size + nar.info.nar_size > WINDOW_BYTES:
-            yield from sorted(window, key=_size_of, reverse=True)
-            window, size = [], 0
-        window.append(nar)
-        size += nar.info.nar_size
-    yield from sorted(window, key=_size_of, reverse=True)
-
-
-def _size_of(nar: LocalNar) -> int:
-    return nar.info.nar_size
-
-
-def _grouped(nars: Iterable[LocalNar]) -> Iterator[list[LocalNar]]:
-    """Neighbours that are read together: up to `STEP_BYTES`, or one large NAR."""
-    group: list[LocalNar] = []
-    size = 0
-    for nar in nars:
-        if group and size + nar.info.nar_size > STEP_BYTES:
-            yield group
-            group, size = [], 0
-        group.append(nar)
-        size += nar.info.nar_size
-    if group:
-        yield group
-
-
-def _chunked(items: Sequence[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while batch := list(islice(rest, size)):
-        yield batch
-
-
-def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error to tell of: one of ours, if there is one among those that came together."""
-    members: Sequence[BaseException] = group.exceptions
-    leaves = [
-        _first_of(cast("BaseExceptionGroup[BaseException]", member))
-        if isinstance(member, BaseExceptionGroup)
-        else member
-        for member in members
-    ]
-    ours = [leaf for leaf in leaves if isinstance(leaf, IcehouseError)]
-    return (ours or leaves)[0]

@@ -1,6 +1,8 @@
 """What a push has done so far."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from icehouse.nix.store_paths import StorePath
 
 
 @dataclass(slots=True)
@@ -13,6 +15,8 @@ class PushCounts:
     """Those that the cache had already."""
     paths_upstream: int = 0
     """Those that an upstream of the cache vouches for: they are not sent."""
+    paths_excluded: int = 0
+    """Those that the cache lacks, and the user excludes; and those that need one of these."""
     paths_pushed: int = 0
     """Those that this push published."""
     paths_to_push: int = 0
@@ -27,3 +31,5 @@ class PushCounts:
     """Bodies of all requests."""
     stored_bytes: int = 0
     """What the server's packs grew by."""
+    waiting: dict[StorePath, None] = field(default_factory=dict[StorePath, None])
+    """The paths to push that this push has not published yet, references first."""

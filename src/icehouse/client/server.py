@@ -49,6 +49,7 @@ from icehouse.api.tokens import TokenCreate, TokenCreated, TokenView
 from icehouse.api.trust import ExchangeAnswer, ExchangeRequest, TrustCreate, TrustView
 from icehouse.client.job_tokens import JobTokens, explain
 from icehouse.client.logins import Login
+from icehouse.client.pacing import Pacer
 from icehouse.errors import (
     Conflict,
     Denied,
@@ -105,8 +106,9 @@ T = TypeVar("T")
 class Server:
     """A server and what was sent to it. Any number of tasks of one event loop may use it; made by `connect`."""
 
-    def __init__(self, client: Client, login: Login) -> None:
+    def __init__(self, client: Client, login: Login, pacer: Pacer | None = None) -> None:
         self._client = client
+        self._pacer = pacer
         self._login = login
         self._api = f"{login.url}/api/v1"
         self._job = None if login.job is None else JobTokens(login.job, login.url, self._exchange, self._ask)
@@ -120,6 +122,11 @@ class Server:
     def url(self) -> str:
         """The server's address, without a slash at the end."""
         return self._login.url
+
+    @property
+    def bytes_per_second(self) -> int | None:
+        """How fast it is sent to, at most."""
+        return None if self._pacer is None else self._pacer.bytes_per_second
 
     async def parameters(self) -> ServerParameters:
         """How the server wants NARs cut, compressed and sent."""
@@ -197,6 +204,10 @@ class Server:
         if token is None:
             raise Unauthenticated("this runs in no job" if self._job is None else str(self._job.refusal))
         return token
+
+    async def get_token(self) -> str | None:
+        """The token that requests carry; `None`: there is none."""
+        return await self._credential()
 
     async def list_trust(self, cache: str) -> list[TrustView]:
         """The trust rules of a cache."""
@@ -390,10 +401,14 @@ class Server:
         )
         async for attempt in retries:
             with attempt:
+                cancelled_before = _count_cancellations()
                 try:
                     answer = await self._try_once(method, path, body, content_type, also=also)
                 finally:
-                    _heed_cancellation()
+                    # The HTTP client forgets a cancellation where its answer came in the same moment. Only what came
+                    # meanwhile counts: a task group that fails leaves a count behind until Python 3.13.
+                    if _count_cancellations() > cancelled_before:
+                        raise asyncio.CancelledError
                 self._has_answered = True
                 return answer
         raise AssertionError(path)  # stamina ends its loop by an answer or an error
@@ -465,7 +480,10 @@ class Server:
         if token is not None:
             request = request.bearer_auth(token)
         if body is not None:
-            request = request.body_bytes(body)
+            if self._pacer is None:
+                request = request.body_bytes(body)
+            else:
+                request = request.header("Content-Length", str(len(body))).body_stream(self._pacer.pieces(body))
             self.sent_bytes += len(body)
         if content_type is not None:
             request = request.header("Content-Type", content_type)
@@ -483,8 +501,12 @@ class Server:
 
 
 @asynccontextmanager
-async def connect(login: Login) -> AsyncGenerator[Server]:
+async def connect(login: Login, *, bytes_per_second: int | None = None) -> AsyncGenerator[Server]:
     """The server of a login. Nothing is sent yet; connections close at the end of the context.
+
+    Args:
+        login: its address, and who asks.
+        bytes_per_second: how fast bodies of requests are sent, all together, at most.
 
     Raises:
         InvalidFormat: the login's address is malformed (with the first request).
@@ -499,14 +521,12 @@ async def connect(login: Login) -> AsyncGenerator[Server]:
         .build()
     )
     async with client:
-        yield Server(client, login)
+        yield Server(client, login, None if bytes_per_second is None else Pacer(bytes_per_second))
 
 
-def _heed_cancellation() -> None:
-    """Be cancelled after all: the HTTP client forgets that where its answer came in the same moment."""
+def _count_cancellations() -> int:
     task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
+    return 0 if task is None else task.cancelling()
 
 
 def _segment(text: str) -> str:

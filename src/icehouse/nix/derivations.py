@@ -14,6 +14,11 @@ from icehouse.nix.store_paths import StorePath, parse_name
 DERIVATION_EXTENSION: Final = ".drv"
 
 
+def is_derivation(store_path: StorePath) -> bool:
+    """Whether a store path is a derivation, by its name."""
+    return store_path.name.endswith(DERIVATION_EXTENSION)
+
+
 def parse_derivation(base_name: str) -> StorePath:
     """Read the base name of a derivation, ``<hash part>-<name>.drv``.
 
@@ -21,7 +26,7 @@ def parse_derivation(base_name: str) -> StorePath:
         InvalidFormat: it is no store path, or does not end in ``.drv``.
     """
     store_path = StorePath.parse(base_name)
-    if not store_path.name.endswith(DERIVATION_EXTENSION):
+    if not is_derivation(store_path):
         raise InvalidFormat(f"store path {excerpt(base_name)}: expected a derivation, with {DERIVATION_EXTENSION}")
     return store_path
 
