@@ -26,6 +26,7 @@ _MAX_WORKERS: Final = 64
 _MAX_PORT: Final = 65_535
 _MAX_SECONDS: Final = 366 * 86_400
 _MAX_BACKUPS: Final = 10_000
+_MAX_DAYS: Final = 3_650
 _MAX_RATE: Final = 1_000_000
 _TIME_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _SIZE_UNITS: Final = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
@@ -83,6 +84,10 @@ class ServerSettings:
     """How fast the server reads back what it keeps, for ever, to find damage before a client does. Faster finds it
     sooner, and takes more of the disk and the processor from requests. 0: only `icehouse verify` does it. Also written
     with a unit: `4MiB`."""
+
+    download_days: int = 30
+    """How long the server remembers who downloaded which path, so that `icehouse revoke` can name them: a token, or the
+    address where none was needed. 0: it notes nothing, and forgets what it noted."""
 
     requests_per_second: int = 200
     """How many requests to the API each token, and each address, may send a second in the long run, to each worker; ten
@@ -260,6 +265,7 @@ _PARSERS: Final[dict[str, Callable[[object], object]]] = {
     "collect_seconds": _parse_seconds,
     "keep_backups": _parse_number(0, _MAX_BACKUPS),
     "verify_speed": _parse_speed,
+    "download_days": _parse_number(0, _MAX_DAYS),
     "requests_per_second": _parse_number(0, _MAX_RATE),
     "failed_logins_per_minute": _parse_number(0, _MAX_RATE),
 }

@@ -52,8 +52,10 @@ from icehouse.services.backup import Backups
 from icehouse.services.caches import Caches
 from icehouse.services.collections import Collections
 from icehouse.services.contents import Contents
+from icehouse.services.downloads import Downloads
 from icehouse.services.exchange import Exchange
 from icehouse.services.flushing import flush_regularly
+from icehouse.services.forgetting import Forgetting
 from icehouse.services.issuer_keys import IssuerKeyring
 from icehouse.services.keys import Keys
 from icehouse.services.logs import Logs
@@ -162,8 +164,13 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
 
         access = Access(database, clock=clock)
         access_times = AccessTimes(access_database)
-        for flush in (access_times.flush, access.flush):
+        downloads = Downloads(access_database, clock, keep_days=settings.download_days)
+        for flush in (access_times.flush, downloads.flush, access.flush):
             await stack.enter_async_context(_in_background(partial(flush_regularly, flush)))
+
+        async def flush_uses() -> None:
+            await access_times.flush()
+            await downloads.flush()
 
         blobs = LocalBlobStore(settings.data_dir)
         workers = Workers()
@@ -193,7 +200,11 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             database,
             collections,
             clock,
-            MaintenancePlan(settings.collect_seconds, back_up if settings.keep_backups else None),
+            MaintenancePlan(
+                settings.collect_seconds,
+                back_up if settings.keep_backups else None,
+                Forgetting(database, downloads, clock).forget_if_due,
+            ),
             draw=random.random,
         )
         await stack.enter_async_context(_in_background(maintenance.run))
@@ -210,7 +221,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             tokens=Tokens(database, clock=clock, draw=secrets.token_bytes),
             trust=Trust(database, public_url=settings.url, clock=clock),
             promotions=Promotions(database, publisher, NarCopies(database, blobs, workers, nars, clock), clock),
-            revocations=Revocations(database, access_database, clock, flush_uses=access_times.flush),
+            revocations=Revocations(database, access_database, clock, flush_uses=flush_uses),
             exchange=Exchange(database, keyring, clock=clock, draw=secrets.token_bytes),
             packs=PackReceiver(database, blobs, workers, recent, clock),
             nars=nars,
@@ -218,6 +229,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             nar_uploads=nar_uploads,
             narinfo_uploads=NarinfoUploads(database, publisher),
             aliases=Aliases(database, nar_files, note_use=lambda path_id: access_times.note(path_id, clock())),
+            downloads=downloads,
             contents=contents,
             pins=Pins(database, contents, clock=clock),
             collections=collections,
@@ -237,6 +249,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             check_pull=HotAccess(access, reader, folder.database, clock=clock).check_pull,
             nars=nar_files,
             note_use=access_times.note,
+            note_download=downloads.note,
             clock=clock,
             counters=counters,
             call_soon=asyncio.get_running_loop().call_soon,

@@ -182,6 +182,13 @@ def test_pull_request_of_a_fork_pushes_to_staging_alone_and_a_maintainer_promote
         store = str(tmp_path / f"pulled-{code}")
         pulled = user.try_nix("nix-store", "--store", store, "--realise", path, "--option", "substitute", "true")
         assert pulled.code == code, pulled
+    told = admin.icehouse("revoke", "main", "--by", "1", "--since", "1h", "--dry-run", "--json").json
+    (by,) = told["downloaders"]
+    assert (by["name"], by["address"]) == ((None, "127.0.0.1") if access == "--public" else ("a user", None))
+    assert (by["paths"], by["downloads"]) == (2, 2)
+    assert {copy for path in told["paths"] for copy in path["copies"]} == {
+        f"pr/{name}" for name in promoted["published"]
+    }
 
 
 def test_rules_are_listed_and_removed(admin: User, team: str, issuer: Issuer, start_job: Callable[..., User]) -> None:

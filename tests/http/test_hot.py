@@ -81,6 +81,7 @@ class World:
     counters: ServerCounters
     is_purged: bool = False
     uses: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    downloads: list[tuple[int, int | None, str, int]] = field(default_factory=list[tuple[int, int | None, str, int]])
 
     async def open_nar(self, nar_id: int) -> Nar:
         if self.is_purged:
@@ -194,6 +195,7 @@ async def world(tmp_path: Path, filled: Path) -> AsyncIterator[World]:
             check_pull=HotAccess(Access(database, clock=lambda: NOW), reader, path, clock=lambda: NOW).check_pull,
             nars=world,
             note_use=lambda path_id, now: world.uses.append((path_id, now)),
+            note_download=lambda path, token, client, now: world.downloads.append((path, token, client, now)),
             clock=lambda: NOW,
             counters=counters,
             call_soon=asyncio.get_running_loop().call_soon,
@@ -435,6 +437,20 @@ async def test_uses_are_noted_for_what_was_found(world: World) -> None:
     await world.get(f"/open/{HIDDEN}.narinfo")
     await world.get("/open/nix-cache-info")
     assert world.uses == [(1, NOW)] * 3
+
+
+async def test_downloads_are_noted_with_the_token_where_one_is_needed_and_else_with_the_address(world: World) -> None:
+    nar = f"nar/{NAR_HASH}.nar.zst"
+    await world.get(f"/open/{nar}", authorization=f"Bearer {PULLER}")
+    await world.get(f"/open/{nar}", range="bytes=5-")
+    await world.get(f"/secret/{nar}", authorization=f"Bearer {PULLER}")
+    noted = list(world.downloads)
+    await ask(world.app, f"/open/{nar}", "HEAD")
+    await world.get(f"/open/{nar}", if_none_match="*")
+    await world.get(f"/secret/{nar}")
+    await world.get(f"/open/{PATH}.narinfo")
+    assert world.downloads == noted
+    assert [entry[1:] for entry in noted] == [(None, "192.0.2.7", NOW)] * 2 + [(1, "", NOW)]
 
 
 async def test_a_client_that_leaves_ends_the_reading(world: World) -> None:

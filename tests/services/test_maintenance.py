@@ -29,6 +29,7 @@ class Kept:
         self.later = 0
         self.database = database
         self.backups = 0
+        self.forgotten = 0
         child = "icehouse.cli.collection_child"
         command = (sys.executable, "-m", child, str(folder), "warning", "json")
         self._collections = Collections(database, command, flush_uses=self.flush_uses)
@@ -42,9 +43,12 @@ class Kept:
     async def back_up(self) -> None:
         self.backups += 1
 
+    async def forget(self) -> None:
+        self.forgotten += 1
+
     async def work(self, *, collect_seconds: int = 3_600) -> list[Any]:
         """The log of one turn."""
-        plan = MaintenancePlan(collect_seconds, self.back_up)
+        plan = MaintenancePlan(collect_seconds, self.back_up, self.forget)
         maintenance = Maintenance(self.database, self._collections, self.clock, plan, draw=lambda: 0.5)
         with structlog.testing.capture_logs() as logs:
             await maintenance.work()
@@ -82,13 +86,13 @@ async def test_collection_is_made_when_it_is_due_and_then_not_again(kept: Kept) 
 
 async def test_none_is_made_where_that_is_turned_off(kept: Kept) -> None:
     assert await kept.work(collect_seconds=0) == []
-    assert kept.backups == 1
+    assert (kept.backups, kept.forgotten) == (1, 1)
 
 
 async def test_only_one_of_several_processes_does_it(kept: Kept) -> None:
     with hold(kept.database, "maintenance", "another worker", kept.clock):
         assert await kept.work() == []
-    assert kept.backups == 0
+    assert (kept.backups, kept.forgotten) == (0, 0)
 
 
 async def test_collection_that_somebody_else_makes_is_waited_for_and_holds_up_nothing_else(kept: Kept) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, select, update
 
 from icehouse.api.publish import PathsRequest
-from icehouse.api.revocations import RevocationAnswer, RevocationCreate
+from icehouse.api.revocations import DownloadView, RevocationAnswer, RevocationCreate
 from icehouse.db.access_times import ACCESS_REVISION
 from icehouse.db.caches import CacheRow
 from icehouse.db.engine import Database
 from icehouse.db.migrate import prepare_access_database
+from icehouse.db.paths import load_paths
 from icehouse.db.schema import path, waiting_path
 from icehouse.db.tokens import insert_token
 from icehouse.db.trust import insert_job
@@ -25,6 +27,9 @@ from icehouse.rules.audit import Actor
 from icehouse.rules.provenance import Job
 from icehouse.rules.verification import UNREADABLE
 from icehouse.services.access_times import AccessTimes
+from icehouse.services.downloads import Downloads
+from icehouse.services.nar_copies import NarCopies
+from icehouse.services.promote import Promotions
 from icehouse.services.revocations import Revocations, check_may_revoke
 from icehouse.services.serve import explain_path
 from icehouse.services.trash import Trash
@@ -44,8 +49,20 @@ class World:
         self.cache = cache
         self.tokens: list[int] = []
         self.times = AccessTimes(access)
-        self.revocations = Revocations(store.database, access, lambda: store.now, flush_uses=self.times.flush)
+        self.downloads = Downloads(access, lambda: store.now, keep_days=30)
+        self.revocations = Revocations(store.database, access, lambda: store.now, flush_uses=self.flush)
         self.trash = Trash(store.database, lambda: store.now, note_use=self.times.note)
+
+    async def flush(self) -> None:
+        await self.times.flush()
+        await self.downloads.flush()
+
+    async def download(self, name: str, by: int | str, now: int) -> None:
+        """Note a download of a path, with a token or from an address."""
+        part = HashPart(name[:32])
+        row = (await self.store.database.read(partial(load_paths, cache_id=self.cache.id, hash_parts=[part])))[part]
+        token_id, address = (by, "") if isinstance(by, int) else (None, by)
+        self.downloads.note(row.id, token_id, address, now)
 
     async def add_token(self, **job: str) -> int:
         def work(connection: Connection) -> int:
@@ -279,3 +296,64 @@ def test_only_who_administers_all_caches_may_revoke() -> None:
     for permission, pattern in ((Permission.ADMIN, "main"), (Permission.DELETE, "*")):
         with pytest.raises(Denied):
             check_may_revoke(Grant(1, "x", frozenset({permission}), pattern))
+
+
+async def test_revocation_tells_who_downloaded_what_it_hid(world: World) -> None:
+    mallory, ann = await publish_all(world)
+    token = await world.add_token(repository="org/app")
+    for name, by, now in (
+        (LIB, token, NOW + 5),
+        (LIB, token, NOW + 9),
+        (LIB, "192.0.2.7", NOW + 6),
+        (APP, token, NOW + 8),
+        (OTHER, "192.0.2.8", NOW + 7),  # which nobody revokes
+    ):
+        await world.download(name, by, now)
+    answer = await world.revoke(token=str(mallory), dry_run=True)
+    told = {path.path[5:]: [(by.token_id, by.address, by.downloads) for by in path.downloads] for path in answer.paths}
+    assert told == {LIB: [(token, None, 2), (None, "192.0.2.7", 1)], APP: [(token, None, 1)], TOOL: []}
+    assert answer.downloaders == [
+        DownloadView(
+            token_id=token, name="somebody", address=None, paths=2, downloads=3, first_at=NOW + 5, last_at=NOW + 9
+        ),
+        DownloadView(
+            token_id=None, name=None, address="192.0.2.7", paths=1, downloads=1, first_at=NOW + 6, last_at=NOW + 6
+        ),
+    ]
+    done = await world.revoke(token=str(mallory))
+    assert (done.paths, done.downloaders) == (answer.paths, answer.downloaders)
+    await world.revocations.undo(done.id or 0, ACTOR)
+    assert await world.visible() == {LIB, APP, TOOL, OTHER}
+    assert (await world.revoke(token=str(ann), dry_run=True)).downloaders
+
+
+async def test_download_is_told_of_each_path_that_has_the_nar_and_of_none_that_had_the_number_before(
+    world: World,
+) -> None:
+    mallory = await world.add_token()
+    twin = f"{'f' * 32}-twin"
+    NARS[twin] = NARS[LIB]
+    await world.push(mallory, LIB)
+    world.store.now = NOW + 10
+    await world.push(mallory, twin)
+    await world.download(LIB, "192.0.2.7", NOW + 5)
+    await world.download(twin, "192.0.2.8", NOW + 9)  # before the path was there
+    answer = await world.revoke(token=str(mallory), dry_run=True)
+    assert [[by.address for by in path.downloads] for path in answer.paths] == [["192.0.2.7"]] * 2
+
+
+async def test_revocation_names_what_was_promoted_elsewhere_and_leaves_it(world: World) -> None:
+    mallory, _ = await publish_all(world)
+    store = world.store
+    main, apart = await store.create_cache("other-main"), await store.create_cache("unlike")
+    copies = NarCopies(store.database, store.blobs, store.workers, store.nars, lambda: store.now)
+    promotions = Promotions(store.database, store.publisher, copies, lambda: store.now)
+    await promotions.promote(main, world.cache, HashPart(LIB[:32]), ACTOR)
+    await store.push(apart, (LIB, nar_of(b"another build"), []))
+    for dry_run in (True, False):
+        answer = await world.revoke(token=str(mallory), dry_run=dry_run)
+        assert {path.path: path.copies for path in answer.paths if path.copies} == {
+            f"main/{LIB}": [f"other-main/{LIB}"]
+        }
+    page = await world.trash.list_paths(main, is_trash=False)
+    assert [each.store_path for each in page.paths] == [LIB]

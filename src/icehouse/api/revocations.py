@@ -16,6 +16,22 @@ class RevocationCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     dry_run: bool = False
 
 
+class DownloadView(msgspec.Struct, frozen=True, kw_only=True):
+    """Who downloaded something, how often, and when first and last."""
+
+    token_id: int | None
+    """Null: no token was needed."""
+    name: str | None
+    """The token's description, as far as it is known still."""
+    address: str | None
+    """Null: the token tells who."""
+    paths: int
+    """Of how many paths."""
+    downloads: int
+    first_at: int
+    last_at: int
+
+
 class RevokedPath(msgspec.Struct, frozen=True, kw_only=True):
     """A path that is, or would be, held back or hidden."""
 
@@ -24,8 +40,13 @@ class RevokedPath(msgspec.Struct, frozen=True, kw_only=True):
     reaches: str | None
     """Of one that was published by others: the base name of a revoked path that it needs."""
     uses: int
-    """How often it was downloaded, named in a push, or called present. By whom is not known."""
+    """How often it was downloaded, named in a push, or called present."""
     last_used_at: int | None
+    downloads: list[DownloadView] = []
+    """Of its NAR, the latest first, at most 100, for as long as the server keeps them."""
+    copies: list[str] = []
+    """Visible paths of other caches with the same name and NAR, as `<cache>/<base name>`: it was promoted, or pushed
+    there too. They are not hidden."""
 
 
 class RevocationAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +59,8 @@ class RevocationAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """At most 10,000 of them."""
     pins: list[str]
     """Pins of which a revision is among them, as `<cache>/<pin>`."""
+    downloaders: list[DownloadView] = []
+    """Who downloaded the paths that are named, at most 1,000, the latest first."""
 
 
 class RevocationView(msgspec.Struct, frozen=True, kw_only=True):

@@ -55,7 +55,7 @@ def revoke(  # noqa: PLR0913  each is an option of the command
 ) -> None:
     """Hide all that a token, or a CI's jobs, published, with all that reaches it; and refuse it from them again.
 
-    It tells how often each path was used, and when last: by whom is not recorded.
+    It tells how often each path was used, who downloaded what, and which caches have copies.
     """
     options = RevokeOptions(cache, tuple(by or ()), since, until, dry_run, undo, list_)
     if (undo is not None) + list_ + bool(by) != 1 or (by and since is None):
@@ -89,10 +89,18 @@ async def _revoke(options: RevokeOptions, services: Services, printer: Printer) 
     lines: list[str] = []
     for path in answer.paths:
         used = f"used {path.uses} times, last {time_text(path.last_used_at)}" if path.uses else "not used"
-        lines.append(f"{path.path}  {used}" + (f"  reaches {path.reaches}" if path.reaches else ""))
+        by = f"  downloaded by {len(path.downloads)}" if path.downloads else ""
+        lines.append(f"{path.path}  {used}{by}" + (f"  reaches {path.reaches}" if path.reaches else ""))
     if len(answer.paths) < answer.count:
         lines.append(f"and {answer.count - len(answer.paths)} more")
     lines += [f"pin {pin} is on one of them" for pin in answer.pins]
+    for copy in [copy for path in answer.paths for copy in path.copies]:
+        cache, _, name = copy.partition("/")
+        lines.append(f"{copy} is a copy, and visible; `icehouse path delete {cache} {name} --with-referrers` hides it")
+    for by in answer.downloaders:
+        who = by.address if by.token_id is None else f"token {by.token_id}" + (f" ({by.name})" if by.name else "")
+        times = f"{by.downloads} times, {time_text(by.first_at)} to {time_text(by.last_at)}"
+        lines.append(f"{who} downloaded {by.paths} of them, {times}")
     if answer.id is None:
         lines.append(f"{answer.count} paths would be hidden.")
     else:

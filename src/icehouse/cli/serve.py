@@ -49,6 +49,10 @@ def serve(  # noqa: PLR0913  each is an option of the command
         str | None,
         typer.Option(metavar="SIZE", help="How fast to read everything back, for ever; 0: never.", show_default="1MiB"),
     ] = None,
+    download_days: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Days to remember who downloaded what; 0: do not note it.", show_default="30"),
+    ] = None,
     requests_per_second: Annotated[
         int | None,
         typer.Option(metavar="N", help="API requests for each token and address; 0: any.", show_default="200"),
@@ -79,6 +83,7 @@ def serve(  # noqa: PLR0913  each is an option of the command
         "collect_seconds": collect_seconds,
         "keep_backups": keep_backups,
         "verify_speed": verify_speed,
+        "download_days": download_days,
         "requests_per_second": requests_per_second,
         "failed_logins_per_minute": failed_logins_per_minute,
         "log_level": log_level,

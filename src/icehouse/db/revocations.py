@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from sqlalchemy import Column, ColumnElement, Connection, Row, and_, delete, insert, select, update
 
-from icehouse.db.schema import job, path, revocation, token, waiting_path
+from icehouse.db.schema import cache, job, path, revocation, token, waiting_path
 from icehouse.db.tokens import get_token
 from icehouse.db.trust import find_job
 from icehouse.errors import Denied, NotFound
@@ -167,6 +167,44 @@ def find_hidden_by(
     columns = (path.c.id, path.c.cache_id, path.c.hash_part, path.c.hidden_because)
     rows = connection.execute(select(*columns).where(path.c.id.between(first, last), is_hit))
     return [(row.id, row.cache_id, HashPart(row.hash_part)) for row in rows if row.hidden_because.startswith(prefixes)]
+
+
+def find_same_nars(
+    connection: Connection, cache_id: int, path_ids: Collection[int]
+) -> dict[int, list[tuple[int, int]]]:
+    """For each of those paths the ids of all of the cache that have its NAR, itself too, and since when they are there.
+
+    A download of a NAR is noted under one of them. At most a thousand at once.
+    """
+    wanted = connection.execute(select(path.c.id, path.c.nar_id).where(path.c.id.in_(path_ids))).all()
+    same = select(path.c.id, path.c.nar_id, path.c.created_at).where(
+        path.c.nar_id.in_({row.nar_id for row in wanted}), path.c.cache_id == cache_id
+    )
+    by_nar: dict[int, list[tuple[int, int]]] = {}
+    for row in connection.execute(same):
+        by_nar.setdefault(row.nar_id, []).append((row.id, row.created_at))
+    return {row.id: by_nar.get(row.nar_id, []) for row in wanted}
+
+
+def find_copies(connection: Connection, cache_id: int, path_ids: Collection[int]) -> dict[int, list[tuple[int, str]]]:
+    """For each of those paths the visible ones of other caches with the same name and NAR: id, `<cache>/<base name>`.
+
+    At most a thousand at once.
+    """
+    columns = (path.c.id, path.c.hash_part, path.c.name, path.c.nar_hash)
+    wanted = {
+        (row.hash_part, row.name, row.nar_hash): row.id
+        for row in connection.execute(select(*columns).where(path.c.id.in_(path_ids)))
+    }
+    parts = {hash_part for hash_part, _, _ in wanted}
+    found: dict[int, list[tuple[int, str]]] = {}
+    for other in connection.execute(select(cache.c.id, cache.c.name).where(cache.c.id != cache_id)).all():
+        is_there = (path.c.cache_id == other.id) & path.c.hash_part.in_(parts) & path.c.hidden_at.is_(None)
+        for row in connection.execute(select(*columns).where(is_there)):
+            number = wanted.get((row.hash_part, row.name, row.nar_hash))
+            if number is not None:
+                found.setdefault(number, []).append((row.id, f"{other.name}/{row.hash_part}-{row.name}"))
+    return found
 
 
 def _find(connection: Connection, condition: ColumnElement[bool]) -> list[PublishedPath]:

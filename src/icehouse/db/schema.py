@@ -497,3 +497,25 @@ path_access = Table(
     Column("last_used_at", Integer, nullable=False),
     Column("uses", Integer, nullable=False),
 )
+
+downloader = Table(
+    "downloader",
+    access_metadata,
+    Column("id", Integer, primary_key=True),
+    Column("token_id", Integer, nullable=False, doc="0: no token was needed"),
+    Column("address", Text, nullable=False, doc="empty: the token tells who"),
+    UniqueConstraint("token_id", "address"),
+)
+"""Who downloaded something."""
+
+download = Table(
+    "download",
+    access_metadata,
+    Column("path_id", Integer, primary_key=True),
+    Column("downloader_id", Integer, primary_key=True),
+    Column("downloads", Integer, nullable=False),
+    Column("first_at", Integer, nullable=False),
+    Column("last_at", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Who downloaded the NAR of which path."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -90,6 +90,12 @@ def list_tokens(connection: Connection) -> tuple[TokenRow, ...]:
     """The tokens that somebody made, revoked and expired ones too, in order. Those of jobs are too many to look at."""
     rows = connection.execute(select(token).where(token.c.job_id.is_(None)).order_by(token.c.id))
     return tuple(_token_row(row) for row in rows)
+
+
+def find_descriptions(connection: Connection, token_ids: Collection[int]) -> dict[int, str]:
+    """The descriptions of those tokens, by number; of jobs' tokens too."""
+    rows = connection.execute(select(token.c.id, token.c.description).where(token.c.id.in_(token_ids)))
+    return {row.id: row.description for row in rows}
 
 
 def has_tokens(connection: Connection) -> bool:

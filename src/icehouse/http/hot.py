@@ -106,8 +106,8 @@ class NarSource(Protocol):
 class PullCheck(Protocol):
     """Decides about a cache that is not public."""
 
-    def __call__(self, header: bytes | None, address: str, cache_name: str, *, has_cache: bool) -> None:
-        """Return if who sends the ``Authorization`` header may pull from a cache of that name, and there is one.
+    def __call__(self, header: bytes | None, address: str, cache_name: str, *, has_cache: bool) -> int:
+        """The number of the token in the ``Authorization`` header, if it may pull from a cache that is not public.
 
         Raises:
             Unauthenticated: there are no valid credentials.
@@ -125,6 +125,8 @@ class HotParts:
     nars: NarSource
     note_use: Callable[[int, int], None]
     """Notes in memory that a path, by number, was used at a time."""
+    note_download: Callable[[int, int | None, str, int], None]
+    """Notes in memory that the NAR of a path was downloaded: with a token, by number, or from an address, at a time."""
     clock: Callable[[], int]
     """Seconds since the epoch."""
     counters: ServerCounters
@@ -145,6 +147,7 @@ class HotRoutes:
         "_nar",
         "_narinfo",
         "_nars",
+        "_note_download",
         "_note_use",
         "_queries",
         "_recent",
@@ -156,6 +159,7 @@ class HotRoutes:
         self._check_pull = parts.check_pull
         self._nars = parts.nars
         self._note_use = parts.note_use
+        self._note_download = parts.note_download
         self._clock = parts.clock
         self._find_client = parts.find_client
         self._narinfo = parts.counters.route("narinfo")
@@ -257,7 +261,7 @@ class HotRoutes:
         is_head = scope["method"] == "HEAD"
         missing = _NO_CACHE
         try:
-            row = self._find_nar(scope, cache, nar_hash)
+            row, token_id = self._find_nar(scope, cache, nar_hash)
             missing = _NO_FILE
             if row.nar_id is None or row.path_id is None:
                 return await self._rest(scope, receive, send)  # it may be the name under which stock Nix uploaded one
@@ -265,9 +269,13 @@ class HotRoutes:
         except (IcehouseError, sqlite3.Error) as exc:
             refusal = _refuse(exc, counters=self._nar, began=began, is_head=is_head, missing=missing)
             return await answer(send, refusal.head.status, refusal.head.headers, refusal.body, is_head=is_head)
+        now = self._clock()
         if row.hidden_at is None:
-            self._note_use(row.path_id, self._clock())
+            self._note_use(row.path_id, now)
         status, headers, part = plan_nar_answer(scope, row, nar.file_size)
+        if part is not None and not is_head:
+            address = "" if token_id is not None else self._find_client(find_peer(scope), scope["headers"])
+            self._note_download(row.path_id, token_id, address, now)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         sent = 0
         try:
@@ -287,20 +295,22 @@ class HotRoutes:
             self._nar.count(status, time.perf_counter() - began, sent)
         return None
 
-    def _check(self, headers: Iterable[Header], peer: str, cache: str, *, has_cache: bool) -> None:
+    def _check(self, headers: Iterable[Header], peer: str, cache: str, *, has_cache: bool) -> int:
         address = self._find_client(peer, headers)
-        self._check_pull(find_value(headers, b"authorization"), address, cache, has_cache=has_cache)
+        return self._check_pull(find_value(headers, b"authorization"), address, cache, has_cache=has_cache)
 
-    def _find_nar(self, scope: Scope, cache: str, nar_hash: str) -> NarRow:
+    def _find_nar(self, scope: Scope, cache: str, nar_hash: str) -> tuple[NarRow, int | None]:
+        """The NAR, and the number of the token with which it is asked for, where it takes one."""
         try:
             digest = nix32.decode(nar_hash, 32)
         except InvalidFormat:
             digest = b""  # 52 letters can say a little more than 256 bits; no NAR has such a hash.
         row = self._queries.find_nar(cache, digest)
+        token_id: int | None = None
         if row is None or not row.is_public:
-            self._check(scope["headers"], find_peer(scope), cache, has_cache=row is not None)
+            token_id = self._check(scope["headers"], find_peer(scope), cache, has_cache=row is not None)
         assert row is not None  # noqa: S101  as above
-        return row
+        return row, token_id
 
 
 def render_row(row: NarinfoRow, hash_part: str) -> bytes:

@@ -17,6 +17,7 @@ from icehouse.services.audit import Audit
 from icehouse.services.caches import Caches
 from icehouse.services.collections import Collections
 from icehouse.services.contents import Contents
+from icehouse.services.downloads import Downloads
 from icehouse.services.exchange import Exchange
 from icehouse.services.keys import Keys
 from icehouse.services.logs import Logs
@@ -84,6 +85,7 @@ class ServerParts:
     nar_uploads: NarUploads
     narinfo_uploads: NarinfoUploads
     aliases: Aliases
+    downloads: Downloads
     contents: Contents
     pins: Pins
     collections: Collections

@@ -35,6 +35,8 @@ async def show_uploaded_nar(request: FileRequest) -> None:
     if found is None or not (found.path_id is not None or request.is_head):
         raise NotFound("There is no such NAR in this cache.")
     file = await request.parts.aliases.open(found)
+    if found.path_id is not None and not request.is_head:
+        request.parts.downloads.note(found.path_id, _token_id(entry), request.address or "", request.parts.clock())
     headers = [_NAR_TYPE, *([PUBLIC_FOREVER] if entry.cache.is_public else [PRIVATE_FOREVER, VARY])]
     if not isinstance(file, RecompressedAlias):
         # That of the NAR's own URL where its bytes are sent, which are others after a repair.

@@ -180,8 +180,8 @@ class HotAccess:
         self._path = path
         self._clock = clock
 
-    def check_pull(self, header: bytes | None, address: str, cache_name: str, *, has_cache: bool) -> None:
-        """Return if who sends the ``Authorization`` header may pull from a cache that is not public, and is there.
+    def check_pull(self, header: bytes | None, address: str, cache_name: str, *, has_cache: bool) -> int:
+        """The number of the token in the ``Authorization`` header, if it may pull from a cache that is not public.
 
         Raises:
             Unauthenticated: there are no valid credentials.
@@ -191,3 +191,5 @@ class HotAccess:
         with database_errors(self._path):
             grant = self._access.identify_now(self._reader, credential, self._clock())
         check_access(grant, Permission.PULL, cache_name, is_public=False if has_cache else None)
+        assert grant is not None  # noqa: S101  else there was no access
+        return grant.token_id

@@ -45,6 +45,7 @@ from icehouse.db.collection import (
     set_condemned,
     set_stored_bytes,
 )
+from icehouse.db.downloads import forget_downloads
 from icehouse.db.engine import Database
 from icehouse.db.pins import delete_revisions, find_pin, load_pins
 from icehouse.errors import NotFound
@@ -320,6 +321,7 @@ class Collector:
         purged = 0
         while ids := self._database.write_now(partial(purge_paths, domain_id=domain_id, now=now)):
             self._access_database.write_now(partial(forget_uses, path_ids=ids))
+            self._access_database.write_now(partial(forget_downloads, path_ids=ids))
             purged += len(ids)
         return purged
 

@@ -1,4 +1,4 @@
-"""What a server does by itself now and then: collections, and backups of the database."""
+"""What a server does by itself now and then: collections, backups of the database, and forgetting what is old."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ class MaintenancePlan:
     """From one collection to the next; 0: none."""
     back_up: Callable[[], Awaitable[object]] | None
     """Makes a backup if one is due; `None`: none are made."""
+    forget: Callable[[], Awaitable[object]]
+    """Forgets what is old, if it is time to."""
 
 
 class Maintenance:
@@ -62,8 +64,6 @@ class Maintenance:
 
     async def run(self) -> None:
         """Look now and then what is due, and do it, until cancelled."""
-        if not self._plan.collect_seconds and self._plan.back_up is None:
-            return
         look_seconds = min(LOOK_SECONDS, self._plan.collect_seconds or LOOK_SECONDS)
         while True:
             await asyncio.sleep(look_seconds * (0.5 + self._draw()))
@@ -83,6 +83,7 @@ class Maintenance:
             await self._try("collection", self._collect_if_due)
             if self._plan.back_up is not None:
                 await self._try("backup", self._plan.back_up)
+            await self._try("forgetting", self._plan.forget)
 
     async def _try(self, what: str, work: Callable[[], Awaitable[object]]) -> None:
         try:

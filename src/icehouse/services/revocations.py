@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
+import msgspec
 from sqlalchemy import Connection
 
-from icehouse.api.revocations import RevocationAnswer, RevocationCreate, RevocationView, RevokedPath, UndoAnswer
+from icehouse.api.revocations import (
+    DownloadView,
+    RevocationAnswer,
+    RevocationCreate,
+    RevocationView,
+    RevokedPath,
+    UndoAnswer,
+)
 from icehouse.db.access_times import PathUse, load_uses
 from icehouse.db.caches import CacheRow, get_cache, list_caches, next_generation
 from icehouse.db.collection import newer_paths, read_generation
+from icehouse.db.downloads import Downloader, DownloadRow, load_downloads
 from icehouse.db.engine import Database
 from icehouse.db.paths import find_restorable, find_visible, restore_paths
 from icehouse.db.pins import load_pins
@@ -20,7 +29,9 @@ from icehouse.db.revocations import (
     PublishedPath,
     Revoked,
     end_revocation,
+    find_copies,
     find_hidden_by,
+    find_same_nars,
     find_still_published,
     forget_waiting,
     get_revocation,
@@ -29,6 +40,7 @@ from icehouse.db.revocations import (
     list_revocations,
     page_of_published,
 )
+from icehouse.db.tokens import find_descriptions
 from icehouse.db.trash import ROWS_A_SEARCH, find_visible_names, last_path_id
 from icehouse.db.verification import hide_paths, page_of_links
 from icehouse.errors import Conflict, Denied, InvalidFormat, Unauthenticated
@@ -42,6 +54,9 @@ from icehouse.services.demands import VouchedRows, vouch_for_hidden
 
 MAX_NAMED: Final = 10_000
 """Paths that one answer names."""
+
+MAX_DOWNLOADS_OF_PATH: Final = 100
+MAX_DOWNLOADERS: Final = 1_000
 
 _LATEST: Final = 2**53
 _TRIES: Final = 8
@@ -73,6 +88,28 @@ class _Hit:
     pins: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What is known of some paths, by id."""
+
+    uses: Mapping[int, PathUse]
+    downloads: Mapping[int, Sequence[DownloadRow]]
+    copies: Mapping[int, list[str]]
+
+    def render(self, hit: _Hit, part: HashPart) -> RevokedPath:
+        """What is told of one of them."""
+        path_id = hit.ids[part]
+        use = self.uses.get(path_id)
+        return RevokedPath(
+            path=f"{hit.cache.name}/{hit.names[part]}",
+            reaches=hit.reached.get(part),
+            uses=0 if use is None else use.uses,
+            last_used_at=None if use is None else use.last_used_at,
+            downloads=_sum_up(self.downloads.get(path_id, ()))[:MAX_DOWNLOADS_OF_PATH],
+            copies=self.copies.get(path_id, []),
+        )
+
+
 class Revocations:
     """Revokes what somebody published, and takes that back."""
 
@@ -84,7 +121,7 @@ class Revocations:
         *,
         flush_uses: Callable[[], Awaitable[None]],
     ) -> None:
-        """*flush_uses* writes what this process knows of uses."""
+        """*flush_uses* writes what this process knows of uses and downloads."""
         self._database = database
         self._access_database = access_database
         self._clock = clock
@@ -229,25 +266,81 @@ class Revocations:
 
     async def _tell(self, number: int | None, hits: Sequence[_Hit]) -> RevocationAnswer:
         await self._flush_uses()
+        hidden = {path_id for hit in hits for path_id in hit.ids.values()}
         paths: list[RevokedPath] = []
+        downloads: list[DownloadRow] = []
         for hit in hits:
             parts = list(hit.names)[: MAX_NAMED - len(paths)]
-            uses: dict[int, PathUse] = {}
             for start in range(0, len(parts), _BATCH):
-                ids = [hit.ids[part] for part in parts[start : start + _BATCH]]
-                uses |= await self._access_database.read(partial(load_uses, path_ids=ids))
-            for part in parts:
-                use = uses.get(hit.ids[part])
-                paths.append(
-                    RevokedPath(
-                        path=f"{hit.cache.name}/{hit.names[part]}",
-                        reaches=hit.reached.get(part),
-                        uses=0 if use is None else use.uses,
-                        last_used_at=None if use is None else use.last_used_at,
-                    )
-                )
-        pins = [pin for hit in hits for pin in hit.pins]
-        return RevocationAnswer(id=number, count=sum(len(hit.names) for hit in hits), paths=paths, pins=pins)
+                some = parts[start : start + _BATCH]
+                told = await self._look_up(hit, some, hidden)
+                paths += [told.render(hit, part) for part in some]
+                downloads += [row for rows in told.downloads.values() for row in rows]
+        names = await self._find_names({row.by.token_id for row in downloads})
+        return RevocationAnswer(
+            id=number,
+            count=sum(len(hit.names) for hit in hits),
+            paths=[msgspec.structs.replace(path, downloads=_named(path.downloads, names)) for path in paths],
+            pins=[pin for hit in hits for pin in hit.pins],
+            downloaders=_named(_sum_up(downloads), names)[:MAX_DOWNLOADERS],
+        )
+
+    async def _look_up(self, hit: _Hit, parts: Sequence[HashPart], hidden: Collection[int]) -> _Told:
+        ids = [hit.ids[part] for part in parts]
+        uses = await self._access_database.read(partial(load_uses, path_ids=ids))
+        same = await self._database.read(partial(find_same_nars, cache_id=hit.cache.id, path_ids=ids))
+        since = {number: created_at for numbers in same.values() for number, created_at in numbers}
+        rows: dict[int, list[DownloadRow]] = {}
+        numbers = list(since)
+        for start in range(0, len(numbers), _BATCH):
+            some = numbers[start : start + _BATCH]
+            for row in await self._access_database.read(partial(load_downloads, path_ids=some)):
+                if row.last_at >= since[row.path_id]:  # else of a path that had this number before
+                    rows.setdefault(row.path_id, []).append(row)
+        own = [hit.ids[part] for part in parts if part not in hit.reached]
+        copies = await self._database.read(partial(find_copies, cache_id=hit.cache.id, path_ids=own))
+        return _Told(
+            uses=uses,
+            downloads={
+                path_id: [replace(row, path_id=path_id) for number, _ in numbers for row in rows.get(number, ())]
+                for path_id, numbers in same.items()
+            },
+            copies={
+                path_id: sorted(name for copy_id, name in found if copy_id not in hidden)
+                for path_id, found in copies.items()
+            },
+        )
+
+    async def _find_names(self, token_ids: Collection[int | None]) -> dict[int, str]:
+        wanted = sorted(token_id for token_id in token_ids if token_id is not None)
+        names: dict[int, str] = {}
+        for start in range(0, len(wanted), _BATCH):
+            some = wanted[start : start + _BATCH]
+            names |= await self._database.read(partial(find_descriptions, token_ids=some))
+        return names
+
+
+def _sum_up(rows: Iterable[DownloadRow]) -> list[DownloadView]:
+    """Downloads by who made them, the latest first, without names."""
+    by: dict[Downloader, DownloadView] = {}
+    seen: dict[Downloader, set[int]] = {}
+    for row in rows:
+        seen.setdefault(row.by, set()).add(row.path_id)
+        before = by.get(row.by)
+        by[row.by] = DownloadView(
+            token_id=row.by.token_id,
+            name=None,
+            address=row.by.address or None,
+            paths=len(seen[row.by]),
+            downloads=row.downloads + (0 if before is None else before.downloads),
+            first_at=row.first_at if before is None else min(row.first_at, before.first_at),
+            last_at=row.last_at if before is None else max(row.last_at, before.last_at),
+        )
+    return sorted(by.values(), key=lambda view: -view.last_at)
+
+
+def _named(views: Iterable[DownloadView], names: Mapping[int, str]) -> list[DownloadView]:
+    return [msgspec.structs.replace(view, name=names.get(view.token_id or 0)) for view in views]
 
 
 def check_may_revoke(grant: Grant | None) -> Grant:
