@@ -12,7 +12,7 @@ def test_a_broken_format_is_also_a_value_error() -> None:
 
 def test_every_error_is_in_the_tree() -> None:
     classes = [value for value in vars(errors).values() if isinstance(value, type)]
-    assert len(classes) == 14
+    assert len(classes) == 15
     assert all(issubclass(error, IcehouseError) for error in classes)
 
 

@@ -15,6 +15,7 @@
             OverQuota
         StorageError
             Unavailable
+                CannotSign
             Corrupt
 
 A foreign exception becomes one of these where it enters. The text of an error is meant for the person who caused it: it
@@ -91,6 +92,10 @@ class Unavailable(StorageError):
         """Keep the message for people and the delay, in seconds, for programs."""
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class CannotSign(Unavailable):
+    """A signing key that is kept outside of the database does not sign now; its text is fit for clients."""
 
 
 class Corrupt(StorageError):

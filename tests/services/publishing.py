@@ -26,8 +26,9 @@ from icehouse.rules.recipes import make_recipe, render_recipe
 from icehouse.services.nar_files import NarFiles
 from icehouse.services.nars import LONG_NAR_BYTES, NarRegistry
 from icehouse.services.packs import PackReceiver
-from icehouse.services.publish import Publisher, SecretKeys
+from icehouse.services.publish import Publisher
 from icehouse.services.recent_chunks import RecentChunks
+from icehouse.services.signing import Signed, Signers
 from icehouse.services.workers import Workers
 from icehouse.storage.blobs import BlobKey, BlobStore
 from icehouse.storage.memory import MemoryBlobStore
@@ -41,9 +42,9 @@ KEY = SecretKey.generate("test.example-1", bytes(range(32)))
 class OneKey:
     """Signs for each cache with `KEY`."""
 
-    async def secret_keys(self, cache_id: int) -> tuple[SecretKey, ...]:
+    async def sign(self, cache_id: int, texts: Sequence[bytes]) -> Signed:
         del cache_id
-        return (KEY,)
+        return Signed((KEY.public_key,), [(KEY.sign(text),) for text in texts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class Store:
         *,
         long_nar_bytes: int = LONG_NAR_BYTES,
         workers: Workers | None = None,
-        keys: SecretKeys | None = None,
+        keys: Signers | None = None,
     ) -> None:
         self.now = NOW
         self.database = database

@@ -69,8 +69,8 @@ async def test_a_new_cache_says_what_its_users_need(caches: Caches, database: Da
     assert view.upstreams == [DEFAULT_UPSTREAM]
     assert (view.priority, view.want_mass_query, view.store_dir) == (41, True, "/nix/store")
     assert view.created_at == NOW
-    (secret,) = await Signer(database, SEALER).secret_keys((await row_of(database, "main")).id)
-    assert view.public_keys == [secret.public_key.render()]
+    (key,) = (await Signer(database, SEALER).sign((await row_of(database, "main")).id, [])).keys
+    assert view.public_keys == [key.render()]
     assert PublicKey.parse(view.public_keys[0]).key_name == "main.cache.example.org-1"
     assert await caches.list_caches(None) == [view]
 

@@ -272,7 +272,7 @@ async def test_promotion_needs_the_signature_too_and_brings_it_from_the_other_ca
 async def test_key_of_another_cache_can_be_demanded_of_what_is_promoted_from_it(world: World) -> None:
     staging = await world.store.create_cache("pr")
     sealer = Sealer(b"k" * 32)
-    sealed = sealer.seal(OURS, b"n" * 12)
+    sealed = sealer.seal(OURS, OURS.key_name, b"n" * 12)
     await world.store.database.write(lambda c: insert_key(c, staging.id, OURS.public_key, sealed, now=NOW))
     signer = Signer(world.store.database, sealer)
     store = Store(world.store.database, world.store.blobs, workers=world.store.workers, keys=signer)

@@ -83,7 +83,7 @@ class World:
 async def world(tmp_path: Path) -> AsyncGenerator[World]:
     store = Store.open(tmp_path)
     cache = await store.create_cache("main")
-    sealed = SEALER.seal(KEY, b"n" * 12)
+    sealed = SEALER.seal(KEY, KEY.key_name, b"n" * 12)
     await store.database.write(lambda c: insert_key(c, cache.id, KEY.public_key, sealed, now=NOW))
     await store.push(cache, *((name, nar_of(name.encode()), PATHS[:number]) for number, name in enumerate(PATHS)))
     yield World(store, cache)
@@ -94,11 +94,11 @@ async def test_new_key_is_staged_then_signs_beside_the_old_one_then_alone(world:
     new = await world.add()
     assert await world.states() == {KEY.key_name: "active", new.key_name: "staged"}
     signer = Signer(world.store.database, SEALER)
-    assert [key.key_name for key in await signer.secret_keys(world.cache.id)] == [KEY.key_name]
+    assert (await signer.sign(world.cache.id, [])).keys == (KEY.public_key,)
     await world.keys.activate_key(world.cache, new.key_name, TESTER)
-    assert [key.public_key for key in await signer.secret_keys(world.cache.id)] == [KEY.public_key, new]
+    assert (await signer.sign(world.cache.id, [])).keys == (KEY.public_key, new)
     await world.keys.retire_key(world.cache, KEY.key_name, TESTER)
-    assert [key.public_key for key in await signer.secret_keys(world.cache.id)] == [new]
+    assert (await signer.sign(world.cache.id, [])).keys == (new,)
     assert await world.states() == {KEY.key_name: "retired", new.key_name: "active"}
 
 

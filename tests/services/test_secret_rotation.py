@@ -13,13 +13,17 @@ from icehouse.db.caches import PUBLIC_DOMAIN_ID, insert_cache
 from icehouse.db.engine import Database
 from icehouse.db.keys import insert_key, list_sealed_keys
 from icehouse.errors import Corrupt
-from icehouse.nix.signing import SecretKey
+from icehouse.nix.signing import PublicKey, SecretKey
 from icehouse.nix.store_paths import NIX_STORE
+from icehouse.rules.key_places import KeyFile, KeyPlace
 from icehouse.services.secret_rotation import old_secret, rotate_secret
 from icehouse.services.signing import Sealer
 from icehouse.services.start import DataFolder, start
 
 KEYS = [SecretKey.generate(f"key-{number}", bytes([number]) * 32) for number in range(3)]
+PLACE = KeyFile("/run/keys/outside")
+"""Where a fourth one is kept."""
+KEPT = [*KEYS, PLACE]
 
 DIE_AT_LINE = """
 import os, secrets, signal, sys
@@ -67,11 +71,14 @@ def fill(folder: Path) -> None:
                 )
             )
             for key in KEYS:
-                sealed = sealer.seal(key, secrets.token_bytes(12))
+                sealed = sealer.seal(key, key.key_name, secrets.token_bytes(12))
                 database.write_now(lambda c, k=key, s=sealed: insert_key(c, cache.id, k.public_key, s, now=1))
+            outside = PublicKey("outside-1", bytes(32))
+            sealed = sealer.seal(PLACE, outside.key_name, secrets.token_bytes(12))
+            database.write_now(lambda c: insert_key(c, cache.id, outside, sealed, now=1))
 
 
-def opened(folder: Path) -> list[SecretKey]:
+def opened(folder: Path) -> list[SecretKey | KeyPlace]:
     """The keys, after a start, by the secret that is in force then."""
     with start(DataFolder(folder), clock=lambda: 1, draw=secrets.token_bytes) as started:
         with closing(Database.open(folder / "icehouse.db")) as database:
@@ -84,13 +91,13 @@ def test_keys_are_sealed_with_the_new_secret_and_the_old_one_is_kept(tmp_path: P
     fill(tmp_path)
     before = (tmp_path / "secret").read_bytes()
     with closing(Database.open(tmp_path / "icehouse.db")) as database:
-        assert rotate_secret(tmp_path / "secret", database, now=5, draw=secrets.token_bytes) == len(KEYS)
+        assert rotate_secret(tmp_path / "secret", database, now=5, draw=secrets.token_bytes) == len(KEPT)
         with pytest.raises(Corrupt):
             Sealer(before).unseal(database.read_now(list_sealed_keys)[0].sealed_secret_key, KEYS[0].key_name)
     assert (tmp_path / "secret").read_bytes() != before
     assert old_secret(tmp_path / "secret").read_bytes() == before
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
-    assert opened(tmp_path) == KEYS
+    assert opened(tmp_path) == KEPT
 
 
 def test_secret_of_another_server_changes_nothing(tmp_path: Path) -> None:
@@ -101,7 +108,7 @@ def test_secret_of_another_server_changes_nothing(tmp_path: Path) -> None:
         rotate_secret(tmp_path / "secret", database, now=5, draw=secrets.token_bytes)
     assert sorted(path.name for path in tmp_path.glob("secret*")) == ["secret"]
     (tmp_path / "secret").write_bytes(right)
-    assert opened(tmp_path) == KEYS
+    assert opened(tmp_path) == KEPT
 
 
 def test_rotation_that_is_killed_at_any_line_leaves_a_secret_that_opens_all_keys(tmp_path: Path) -> None:
@@ -111,7 +118,7 @@ def test_rotation_that_is_killed_at_any_line_leaves_a_secret_that_opens_all_keys
         fill(folder)
         command = [sys.executable, "-c", DIE_AT_LINE, str(folder), str(last)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert opened(folder) == KEYS, last
+        assert opened(folder) == KEPT, last
         assert not (folder / "secret.next").exists()
         if done.returncode == 0:
             break

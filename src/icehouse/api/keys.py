@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 KeyState = Literal["staged", "active", "retired"]
+KeyKept = Literal["database", "file", "command"]
 
 
 class KeyAdd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,6 +33,8 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     state: KeyState
     """``staged``: published for clients, and does not sign yet; ``active``: signs; ``retired``: neither."""
     created_at: int
+    kept: KeyKept = "database"
+    """Where its secret half is: encrypted in the database, in a file on the server's machine, or behind a command."""
 
 
 class ResignRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

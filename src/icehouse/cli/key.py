@@ -1,5 +1,8 @@
 """``icehouse key``: the signing keys of a cache, and their rotation."""
 
+import secrets
+import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from icehouse.cli.cache import CacheArgument
+from icehouse.cli.data_folder import FolderOption, clock, open_folder
 from icehouse.cli.exits import EXIT_CODES_HELP
 from icehouse.cli.printer import Printer, time_text
 from icehouse.cli.progress import shown
 from icehouse.cli.services import JsonFlag, QuietFlag, Services, carry_out
-from icehouse.errors import NotFound
+from icehouse.errors import InvalidFormat, NotFound
 
 if TYPE_CHECKING:
     from icehouse.client.server import Server
@@ -35,6 +39,17 @@ class KeyOptions:
     from_file: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class OutsideOptions:
+    """A key that stays in a file, or behind a command, on the server's machine."""
+
+    cache: str
+    file: Path | None = None
+    command: str | None = None
+    public_key: str | None = None
+    data_dir: Path | None = None
+
+
 @app.command("list", epilog=EXIT_CODES_HELP)
 def list_(cache: CacheArgument, *, quiet: QuietFlag = False, json: JsonFlag = False) -> None:
     """List the keys of a cache, with their states."""
@@ -46,8 +61,8 @@ async def run_list(options: KeyOptions, services: Services, printer: Printer) ->
     address = services.find_cache(options.cache)
     async with services.server(address.login) as server:
         keys = await server.list_keys(address.name)
-    rows = [(key.state, time_text(key.created_at), key.public_key) for key in keys]
-    printer.table(("STATE", "ADDED", "PUBLIC KEY"), rows, keys)
+    rows = [(key.state, time_text(key.created_at), key.kept, key.public_key) for key in keys]
+    printer.table(("STATE", "ADDED", "KEPT IN", "PUBLIC KEY"), rows, keys)
 
 
 @app.command(epilog=EXIT_CODES_HELP)
@@ -58,6 +73,18 @@ def add(
         Path | None,
         typer.Option(help="Import the key in this file, as `nix key generate-secret` and Cachix write it."),
     ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="On the server's machine: leave the key in this file, which the server reads to sign."),
+    ] = None,
+    command: Annotated[
+        str | None,
+        typer.Option(help="On the server's machine: have this command sign, for instance by asking a KMS."),
+    ] = None,
+    public_key: Annotated[
+        str | None, typer.Option(metavar="NAME:BASE64", help="The public half of the key behind --command.")
+    ] = None,
+    data_dir: FolderOption = None,
     quiet: QuietFlag = False,
     json: JsonFlag = False,
 ) -> None:
@@ -65,7 +92,17 @@ def add(
 
     Tell your users its public half meanwhile: `icehouse cache show` and `icehouse use` have it.
     """
-    carry_out(run_add, KeyOptions(cache, from_file=from_file), Printer(is_json=json, is_quiet=quiet))
+    printer = Printer(is_json=json, is_quiet=quiet)
+    if sum(each is not None for each in (from_file, file, command)) > 1:
+        raise typer.BadParameter("give one of --from-file, --file and --command")
+    if (command is None) != (public_key is None):
+        raise typer.BadParameter("--command and --public-key go together")
+    if file is None and command is None:
+        if data_dir is not None:
+            raise typer.BadParameter("--data-dir goes with --file or --command")
+        carry_out(run_add, KeyOptions(cache, from_file=from_file), printer)
+    else:
+        carry_out(run_add_outside, OutsideOptions(cache, file, command, public_key, data_dir), printer)
 
 
 async def run_add(options: KeyOptions, services: Services, printer: Printer) -> None:
@@ -82,6 +119,40 @@ async def run_add(options: KeyOptions, services: Services, printer: Printer) -> 
     async with services.server(address.login) as server:
         key = await server.add_key(address.name, KeyAdd(secret_key=secret))
     printer.result(key.public_key, key)
+
+
+async def run_add_outside(options: OutsideOptions, services: Services, printer: Printer) -> None:
+    """Add a key that is kept outside of the database, if it signs."""
+    from icehouse.nix.signing import PublicKey
+    from icehouse.rules.key_places import KeyCommand, KeyFile
+    from icehouse.services.keys import add_outside_key
+    from icehouse.services.outside_keys import read_key_file
+    from icehouse.services.signing import NONCE_BYTES, Sealer, try_place
+
+    del services
+    with open_folder(options.data_dir) as opened:
+        if options.file is not None:
+            place = KeyFile(str(options.file.absolute()))
+            key = read_key_file(options.file).public_key
+        else:
+            place = KeyCommand(_find_command(options.command or ""))
+            key = PublicKey.parse(options.public_key or "")
+        await try_place(place, key)
+        sealer = Sealer(opened.folder.secret.read_bytes())
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        view = add_outside_key(opened.database, sealer, options.cache, place, key, nonce=nonce, now=clock())
+    printer.result(view.public_key, view)
+
+
+def _find_command(text: str) -> tuple[str, ...]:
+    try:
+        words = shlex.split(text)
+    except ValueError as exc:
+        raise InvalidFormat(f"--command {text!r}: {exc}") from exc
+    program = shutil.which(words[0]) if words else None
+    if program is None:
+        raise NotFound(f"--command {text!r}: there is no such program")
+    return (str(Path(program).absolute()), *words[1:])
 
 
 @app.command(epilog=EXIT_CODES_HELP)

@@ -68,7 +68,12 @@ signing_key = Table(
     Column("id", Integer, primary_key=True),
     Column("cache_id", Integer, ForeignKey("cache.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("public_key", Text, nullable=False, doc="`name:base64`, as in trusted-public-keys"),
-    Column("sealed_secret_key", BLOB, nullable=False, doc="Nix's secret key text, encrypted with the server's secret"),
+    Column(
+        "sealed_secret_key",
+        BLOB,
+        nullable=False,
+        doc="the secret key, or where it is kept, encrypted with the server's secret",
+    ),
     Column("created_at", Integer, nullable=False),
     Column("state", Text, nullable=False, server_default="active", doc="`staged`, `active` or `retired`"),
 )

@@ -12,6 +12,7 @@ from litestar.exceptions import HTTPException
 
 from icehouse.api.server import Problem
 from icehouse.errors import (
+    CannotSign,
     Conflict,
     Corrupt,
     Denied,
@@ -74,7 +75,7 @@ def make_problem(error: Exception, request_id: str) -> tuple[Problem, dict[str, 
             headers["retry-after"] = str(error.retry_after_seconds)
         case Unavailable():
             headers["retry-after"] = str(UNAVAILABLE_RETRY_SECONDS)
-            detail = _NOT_NOW
+            detail = detail if isinstance(error, CannotSign) else _NOT_NOW
         case OverQuota():
             pass
         case _ if status >= 500:  # noqa: PLR2004  where statuses of our own faults begin

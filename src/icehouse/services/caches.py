@@ -135,7 +135,7 @@ class Caches:
         check_may_create_cache(grant, settings.name)
         now = self._clock()
         key = SecretKey.generate(key_name(settings.name, self._public_url), self._draw(SEED_BYTES))
-        sealed = self._sealer.seal(key, self._draw(NONCE_BYTES))
+        sealed = self._sealer.seal(key, key.key_name, self._draw(NONCE_BYTES))
 
         def work(connection: Connection) -> CacheView:
             cache = insert_cache(

@@ -18,17 +18,19 @@ from icehouse.db.keys import (
     count_paths_after,
     insert_key,
     list_keys,
+    list_sealed_keys,
     page_signed_paths,
     replace_signatures,
     set_state,
 )
-from icehouse.errors import Conflict, InvalidFormat, NotFound
+from icehouse.errors import Conflict, Corrupt, InvalidFormat, NotFound
 from icehouse.nix.excerpts import excerpt
-from icehouse.nix.signing import SEED_BYTES, SecretKey, Signature, fingerprint
-from icehouse.rules.audit import Action, Actor
+from icehouse.nix.signing import SEED_BYTES, PublicKey, SecretKey, Signature, fingerprint
+from icehouse.rules.audit import ON_SERVER, Action, Actor
 from icehouse.rules.closures import merge_signatures
+from icehouse.rules.key_places import KeyPlace
 from icehouse.services.audit import record
-from icehouse.services.signing import NONCE_BYTES, Sealer, Signer
+from icehouse.services.signing import NONCE_BYTES, Sealer, Signed, Signer, how_kept
 from icehouse.services.workers import Workers
 
 MAX_KEYS: Final = 16
@@ -79,21 +81,10 @@ class Keys:
         now = self._clock()
 
         def work(connection: Connection) -> KeyView:
-            get_cache(connection, cache.name)
-            rows = list_keys(connection, cache.id)
+            rows = list_keys(connection, get_cache(connection, cache.name).id)
             key = imported or SecretKey.generate(_next_name([row.public_key.key_name for row in rows]), seed)
-            if any(row.public_key.key_name == key.key_name for row in rows):
-                raise Conflict(
-                    f"cache {cache.name!r} has a key {key.key_name} already; Nix knows keys by their names, so each "
-                    "needs one of its own"
-                )
-            if len(rows) >= MAX_KEYS:
-                raise Conflict(f"cache {cache.name!r} has {MAX_KEYS} keys, retired ones included, as many as it may")
-            sealed = self._sealer.seal(key, nonce)
-            insert_key(connection, cache.id, key.public_key, sealed, now=now, state="staged")
-            view = view_of(list_keys(connection, cache.id)[-1])
-            record(connection, actor, Action.KEY_ADD, cache.name, view.name, new=_audited(view), now=now)
-            return view
+            sealed = self._sealer.seal(key, key.key_name, nonce)
+            return _stage(connection, cache.name, key.public_key, sealed, actor, now)
 
         return await self._database.write(work)
 
@@ -102,7 +93,13 @@ class Keys:
 
         Raises:
             NotFound: the cache has no such key.
+            CannotSign: it is kept outside, and does not sign now.
+            Corrupt: it cannot be decrypted.
         """
+        rows = await self._database.read(partial(list_keys, cache_id=cache.id))
+        row = next((row for row in rows if row.public_key.key_name == name), None)
+        if row is not None and row.state != "active":
+            await self._signer.try_key(row)  # Else all pushes would fail from now on.
         return await self._change(cache, name, "active", Action.KEY_ACTIVATE, actor)
 
     async def retire_key(self, cache: CacheRow, name: str, actor: Actor) -> KeyView:
@@ -123,11 +120,12 @@ class Keys:
         Raises:
             Corrupt: a key cannot be decrypted.
         """
-        keys = await self._signer.secret_keys(cache.id)
         page = await self._database.read(
             partial(page_signed_paths, cache_id=cache.id, after=after, limit=PATHS_A_REQUEST)
         )
-        changes = await self._workers.run(partial(_sign, cache, keys, page))
+        texts = await self._workers.run(lambda: [fingerprint(each.info, cache.store_dir) for each in page])
+        signed_page = await self._signer.sign(cache.id, texts)
+        changes = await self._workers.run(partial(_merge, signed_page, page))
         signed = await self._database.write(partial(replace_signatures, changes=changes)) if changes else 0
         if len(page) < PATHS_A_REQUEST:
             return ResignAnswer(looked_at=len(page), signed=signed, after=None, left=0)
@@ -154,12 +152,10 @@ class Keys:
         return await self._database.write(work)
 
 
-def _sign(cache: CacheRow, keys: Sequence[SecretKey], page: Sequence[SignedPath]) -> list[tuple[SignedPath, str]]:
+def _merge(signed: Signed, page: Sequence[SignedPath]) -> list[tuple[SignedPath, str]]:
     changes: list[tuple[SignedPath, str]] = []
-    for each in page:
-        text = fingerprint(each.info, cache.store_dir)
-        ours = [key.sign(text) for key in keys]
-        names = {key.key_name for key in keys}
+    names = {key.key_name for key in signed.keys}
+    for each, ours in zip(page, signed.signatures, strict=True):
         parsed = [Signature.parse(signature) for signature in each.signatures.split()]
         # Of a key that was not known, nothing could be said when the path was pushed. Now what it did not make goes.
         present = [signature for signature in parsed if signature in ours or signature.key_name not in names]
@@ -183,8 +179,49 @@ def _next_name(names: Sequence[str]) -> str:
     return f"{stem}-{max(numbers, default=1) + 1}"
 
 
+def add_outside_key(
+    database: Database, sealer: Sealer, cache_name: str, place: KeyPlace, key: PublicKey, *, nonce: bytes, now: int
+) -> KeyView:
+    """Stage a key whose secret half is kept outside of the database. Blocks.
+
+    For commands on the server's machine alone: nobody over the network may say what the server reads or runs.
+
+    Raises:
+        NotFound: there is no such cache.
+        Conflict: it has a key of that name, or as many as it may; or the server's secret is being changed.
+        InvalidFormat: the place is not absolute, or long.
+    """
+    sealed = sealer.seal(place, key.key_name, nonce)
+
+    def work(connection: Connection) -> KeyView:
+        for row in list_sealed_keys(connection)[:1]:
+            try:
+                sealer.unseal(row.sealed_secret_key, row.public_key.key_name)
+            except Corrupt as exc:
+                raise Conflict("the server's secret does not open its keys: it is being changed; repeat yours") from exc
+        return _stage(connection, cache_name, key, sealed, ON_SERVER, now)
+
+    return database.write_now(work)
+
+
+def _stage(connection: Connection, cache_name: str, key: PublicKey, sealed: bytes, actor: Actor, now: int) -> KeyView:
+    cache = get_cache(connection, cache_name)
+    rows = list_keys(connection, cache.id)
+    if any(row.public_key.key_name == key.key_name for row in rows):
+        raise Conflict(
+            f"cache {cache.name!r} has a key {key.key_name} already; Nix knows keys by their names, so each "
+            "needs one of its own"
+        )
+    if len(rows) >= MAX_KEYS:
+        raise Conflict(f"cache {cache.name!r} has {MAX_KEYS} keys, retired ones included, as many as it may")
+    insert_key(connection, cache.id, key, sealed, now=now, state="staged")
+    view = view_of(list_keys(connection, cache.id)[-1])
+    record(connection, actor, Action.KEY_ADD, cache.name, view.name, new=_audited(view), now=now)
+    return view
+
+
 def _audited(view: KeyView) -> dict[str, object]:
-    return {"public_key": view.public_key, "state": view.state}
+    return {"public_key": view.public_key, "state": view.state, "kept": view.kept}
 
 
 def view_of(row: KeyRow) -> KeyView:
@@ -194,4 +231,5 @@ def view_of(row: KeyRow) -> KeyView:
         public_key=row.public_key.render(),
         state=row.state,
         created_at=row.created_at,
+        kept=how_kept(row.sealed_secret_key),
     )

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -36,7 +36,7 @@ from icehouse.errors import Conflict, Denied, InvalidFormat, NotFound, TooLarge
 from icehouse.nix import nix32
 from icehouse.nix.content_address import ContentAddress, IngestionMethod, fits
 from icehouse.nix.hashes import HashAlgorithm, parse_sha256
-from icehouse.nix.signing import PublicKey, SecretKey, Signature, fingerprint
+from icehouse.nix.signing import PublicKey, Signature, fingerprint
 from icehouse.nix.store_paths import HashPart, StorePath, parse_hash_part
 from icehouse.rules.closures import (
     MAX_SIGNATURES,
@@ -54,6 +54,7 @@ from icehouse.rules.recipes import parse_recipe
 from icehouse.rules.varints import encode_varints
 from icehouse.services.demands import find_vouched
 from icehouse.services.journal import put_entry, render_required
+from icehouse.services.signing import Signed, Signers
 from icehouse.services.workers import Workers
 from icehouse.storage.blobs import BlobKey, BlobStore
 
@@ -63,14 +64,6 @@ MAX_REFERENCES: Final = 10_000
 """References of one path. The largest in nixpkgs have some thousands."""
 
 _TRIES: Final = 8
-
-
-class SecretKeys(Protocol):
-    """Where the signing keys of caches come from."""
-
-    async def secret_keys(self, cache_id: int) -> tuple[SecretKey, ...]:
-        """The keys that sign what this cache publishes."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +123,7 @@ class Publisher:
         database: Database,
         blobs: BlobStore,
         workers: Workers,
-        keys: SecretKeys,
+        signers: Signers,
         clock: Callable[[], int],
         *,
         note_use: Callable[[int, int], None],
@@ -139,7 +132,7 @@ class Publisher:
         self._database = database
         self._blobs = blobs
         self._workers = workers
-        self._keys = keys
+        self._signers = signers
         self._clock = clock
         self._note_use = note_use
         # Of many requests at once that change each other's decisions, each gets a turn in the end.
@@ -215,14 +208,7 @@ class Publisher:
     ) -> PublishPlan:
         for attempt in range(_TRIES):
             async with self._retrying if attempt else contextlib.nullcontext():
-                keys = await self._keys.secret_keys(cache.id)
-                rows = await self._database.read(partial(list_keys, cache_id=cache.id))
-                own_keys = dict.fromkeys([*(key.public_key for key in keys), *(row.public_key for row in rows)])
-                required = await self._database.read(partial(load_required_keys, cache_id=cache.id))
-                known_keys = [*own_keys, *required, *(key for each in upstreams for key in each.public_keys)]
-                plan = await self._try(
-                    cache, batch, keys, known_keys, origin=origin, is_patient=is_patient, settle=settle
-                )
+                plan = await self._try(cache, batch, upstreams, origin=origin, is_patient=is_patient, settle=settle)
             if plan is not None:
                 return plan
         raise Conflict("other requests changed these paths again and again at the same time; repeat yours")
@@ -231,8 +217,7 @@ class Publisher:
         self,
         cache: CacheRow,
         batch: _Batch,
-        keys: Sequence[SecretKey],
-        known_keys: Sequence[PublicKey],
+        upstreams: Sequence[UpstreamRow],
         *,
         origin: Origin,
         is_patient: bool,
@@ -249,14 +234,20 @@ class Publisher:
         if plan.refused and not (is_patient and plan.may_wait == batch.records):
             return plan
         now = self._clock()
-        rows = await self._workers.run(
-            partial(_make_rows, cache, plan, loaded, keys, known_keys, now=now, origin=origin)
-        )
+        due = _find_due(plan, loaded, origin)
+        texts = await self._workers.run(lambda: [fingerprint(record, cache.store_dir) for record, _ in due])
+        signed = await self._signers.sign(cache.id, texts)
+        own_keys = await self._database.read(partial(list_keys, cache_id=cache.id))
+        known_keys = [
+            *dict.fromkeys([*signed.keys, *(row.public_key for row in own_keys), *loaded.facts.required_keys]),
+            *(key for upstream in upstreams for key in upstream.public_keys),
+        ]
+        rows = await self._workers.run(partial(_make_rows, due, texts, signed, loaded, known_keys, now=now))
         merges = await self._workers.run(partial(_find_merges, cache, plan, loaded, known_keys))
         journal_key = None
         if rows or loaded.new_externals:
             journal_key = await self._write_journal(cache, rows, loaded, origin, now=now)
-        signers = frozenset(key.public_key for key in keys)
+        signers = frozenset(signed.keys)
         changes = _Changes(plan, rows, loaded.new_externals, merges, now, origin, signers, vouched, settle)
         is_done = False
         try:
@@ -429,22 +420,24 @@ def _vouch(cache: CacheRow, batch: _Batch, loaded: _Loaded) -> _Vouched:
     )
 
 
+def _find_due(plan: PublishPlan, loaded: _Loaded, origin: Origin) -> list[tuple[PathRecord, Origin]]:
+    """What becomes visible, and who published it."""
+    waited = [(record, loaded.waiting[record.store_path.hash_part].origin) for record in plan.complete]
+    return [*((record, origin) for record in plan.publish), *waited]
+
+
 def _make_rows(
-    cache: CacheRow,
-    plan: PublishPlan,
+    due: Sequence[tuple[PathRecord, Origin]],
+    texts: Sequence[bytes],
+    signed: Signed,
     loaded: _Loaded,
-    keys: Sequence[SecretKey],
     known_keys: Sequence[PublicKey],
     *,
     now: int,
-    origin: Origin,
 ) -> list[PathRow]:
-    """The rows of what is published, signed."""
+    """The rows of what becomes visible, signed."""
     rows: list[PathRow] = []
-    waited = [(record, loaded.waiting[record.store_path.hash_part].origin) for record in plan.complete]
-    for record, publisher in [*((record, origin) for record in plan.publish), *waited]:
-        text = fingerprint(record, cache.store_dir)
-        ours = [key.sign(text) for key in keys]
+    for (record, publisher), text, ours in zip(due, texts, signed.signatures, strict=True):
         theirs = [signature for signature in record.signatures if _is_credible(signature, text, known_keys)]
         # Demanded ones first, so that the bound on their number never drops the one that counts.
         theirs.sort(key=lambda signature: not is_vouched_for([signature], text, loaded.facts.required_keys))

@@ -268,7 +268,7 @@ class Rebuild:
     async def _make_cache(self, told: ToldCache, report: RebuildReport) -> CacheRow:
         name = next_key_name(key_name(told.name, self._public_url), told.key_names)
         key = SecretKey.generate(name, self._draw(SEED_BYTES))
-        sealed = self._sealer.seal(key, self._draw(NONCE_BYTES))
+        sealed = self._sealer.seal(key, key.key_name, self._draw(NONCE_BYTES))
         now = self._clock()
 
         def work(connection: Connection) -> CacheRow:
@@ -317,8 +317,12 @@ class Rebuild:
                     nars.append(nar)
                     progress.nars += 1
                     progress.nar_bytes += nar.row.nar_size
-        keys = await self._signer.secret_keys(cache.id)
-        rows = await self._workers.run(partial(_make_rows, cache, entry, keys))
+        infos = await self._workers.run(partial(_read_infos, cache, entry))
+        signed = await self._signer.sign(cache.id, [text for _, _, text in infos])
+        rows = [
+            _make_row(path, info, ours, entry.created_at)
+            for (path, info, _), ours in zip(infos, signed.signatures, strict=True)
+        ]
         added, lost, lacking = await self._database.write(
             partial(_add_all, cache=cache, entry=entry, nars=nars, rows=rows, now=self._clock())
         )
@@ -397,28 +401,30 @@ def _find_new_nars(connection: Connection, domain_id: int, nars: Sequence[Journa
     return [nar for nar in nars if nar.nar_hash not in known]
 
 
-def _make_rows(cache: CacheRow, entry: JournalEntry, keys: Sequence[SecretKey]) -> list[PathRow]:
-    """The paths of an object of the journal that can be read, signed by the cache's keys too."""
-    rows: list[PathRow] = []
+def _read_infos(cache: CacheRow, entry: JournalEntry) -> list[tuple[JournalPath, PathInfo, bytes]]:
+    """The paths of an object of the journal that can be read, each with what signatures cover."""
+    found: list[tuple[JournalPath, PathInfo, bytes]] = []
     sizes = {nar.nar_hash: nar.nar_size for nar in entry.nars}
     for path in entry.paths:
         try:
-            rows.append(_make_row(cache, path, sizes[path.nar_hash], keys, entry.created_at))
+            nar_size, references = sizes[path.nar_hash], parse_references(path.references)
+            info = PathInfo(StorePath.parse(path.store_path), path.nar_hash, nar_size, references)
+            for signature in path.signatures.split():
+                Signature.parse(signature)
+            found.append((path, info, fingerprint(info, cache.store_dir)))
         except (InvalidFormat, KeyError):
             continue
-    return rows
+    return found
 
 
-def _make_row(cache: CacheRow, path: JournalPath, nar_size: int, keys: Sequence[SecretKey], created_at: int) -> PathRow:
-    info = PathInfo(StorePath.parse(path.store_path), path.nar_hash, nar_size, parse_references(path.references))
-    text = fingerprint(info, cache.store_dir)
+def _make_row(path: JournalPath, info: PathInfo, ours: Sequence[Signature], created_at: int) -> PathRow:
     theirs = [Signature.parse(signature) for signature in path.signatures.split()]
-    signatures = merge_signatures([key.sign(text) for key in keys], theirs)
+    signatures = merge_signatures(ours, theirs)
     return PathRow(
         id=0,
         store_path=info.store_path,
         nar_hash=path.nar_hash,
-        nar_size=nar_size,
+        nar_size=info.nar_size,
         file_hash="",
         file_size=0,
         references=info.references,

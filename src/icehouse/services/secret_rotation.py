@@ -41,8 +41,8 @@ def rotate_secret(secret: Path, database: Database, *, now: int, draw: Callable[
     def work(connection: Connection) -> int:
         rows = list_sealed_keys(connection)
         for row in rows:
-            key = opener.unseal(row.sealed_secret_key, row.public_key.key_name)
-            set_sealed_key(connection, row.id, sealer.seal(key, draw(NONCE_BYTES)))
+            kept = opener.unseal(row.sealed_secret_key, row.public_key.key_name)
+            set_sealed_key(connection, row.id, sealer.seal(kept, row.public_key.key_name, draw(NONCE_BYTES)))
         record(connection, ON_SERVER, Action.SECRET_ROTATE, "*", new={"keys": len(rows)}, now=now)
         return len(rows)
 
