@@ -13,6 +13,7 @@ from bench.lifecycle import measure_lifecycle
 from bench.narinfos import measure_narinfos
 from bench.pulls import measure_pulls
 from bench.pushes import measure_pushes
+from bench.start_up import measure_start_up
 from bench.table import Row, render_table
 
 _MEASUREMENTS: Mapping[str, Callable[[int], list[Row]]] = {
@@ -24,9 +25,10 @@ _MEASUREMENTS: Mapping[str, Callable[[int], list[Row]]] = {
     "copy": measure_copies,
     "memory": measure_memory,
     "lifecycle": measure_lifecycle,
+    "start": measure_start_up,
 }
 _ONLY_BY_NAME = {"copy", "memory", "lifecycle"}  # They need up to 20 GB of disk, and minutes.
-_NEED_NO_CORPUS = {"lifecycle"}
+_NEED_NO_CORPUS = {"lifecycle", "start"}
 
 
 def main() -> int:

@@ -81,6 +81,7 @@ COMMANDS = [
     "use",
     "remove",
     "doctor",
+    "version",
     "push",
     "pin",
     "path why",
@@ -97,6 +98,8 @@ COMMANDS = [
     "backup",
     "restore",
     "rebuild",
+    "completion",
+    "man",
 ]
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from icehouse.db.audit import AuditFilter, Change, count_exchanges, insert_change, page_changes, purge_exchanges
+from icehouse.db.audit import Change, count_exchanges, insert_change, page_changes, purge_exchanges
 from icehouse.db.engine import Database, after_commit
 from icehouse.db.migrate import prepare_database
 from icehouse.rules.access import covers, matches
-from icehouse.rules.audit import KEEP_EXCHANGES_SECONDS, ON_SERVER, Action, Actor
+from icehouse.rules.audit import KEEP_EXCHANGES_SECONDS, ON_SERVER, Action, Actor, AuditFilter
 from tests.db.plans import steps_of
 
 CHANGE = Change(Action.PIN_PUT, "main", "live", None, '{"a":1}')

@@ -19,12 +19,12 @@ from sqlalchemy.exc import IntegrityError
 from icehouse.api.tokens import PermissionName
 from icehouse.api.trust import ExchangeAnswer, ExchangeRequest, TrustCreate
 from icehouse.client.issuer_documents import issuer_documents
-from icehouse.db.audit import AuditFilter, AuditRow, page_changes
+from icehouse.db.audit import AuditRow, page_changes
 from icehouse.db.caches import CacheRow, get_cache
 from icehouse.db.schema import job, token, used_id_token
 from icehouse.errors import NotFound, Unauthenticated
 from icehouse.rules.access import Permission
-from icehouse.rules.audit import Action, Actor, Origin
+from icehouse.rules.audit import Action, Actor, AuditFilter, Origin
 from icehouse.rules.id_tokens import MAX_KEYS_BYTES
 from icehouse.services.access import Access, Credential
 from icehouse.services.exchange import Exchange

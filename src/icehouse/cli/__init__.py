@@ -1,9 +1,13 @@
 """One module per command."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import Final
+
+COMPLETION_VARIABLE: Final = "_ICEHOUSE_COMPLETE"
+"""In the environment of a process that is asked for completions, as typer's scripts for shells ask."""
 
 _INTERRUPTED: Final = 130  # as in `exits`, which is not imported yet when it is needed
 
@@ -16,6 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         sys.stdout.write(f"icehouse {version('icehouse')}\n")
         return
+    if COMPLETION_VARIABLE in os.environ:  # a shell asks, amid what a person types
+        with contextlib.suppress(Exception), open(os.devnull, "w") as nothing, contextlib.redirect_stderr(nothing):  # noqa: PTH123
+            _carry_out(given)
+        _leave(0)
     try:
         _carry_out(given)
     except KeyboardInterrupt:  # while modules are imported; a command under way has its own way to end

@@ -1,12 +1,14 @@
 """All commands under one name. A command's module is imported when its help or the command itself is asked for."""
 
+import os
 from importlib import import_module
 from typing import Annotated, Any, ClassVar, Final
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperGroup, TyperOption
 
 from icehouse.cli.exits import EXIT_CODES_HELP
+from icehouse.cli.printer import VERBOSE_VARIABLE
 
 _COMMANDS: Final = {
     "serve": ("icehouse.cli.serve", "serve"),
@@ -26,6 +28,7 @@ _COMMANDS: Final = {
     "promote": ("icehouse.cli.promote", "promote"),
     "revoke": ("icehouse.cli.revoke", "revoke"),
     "doctor": ("icehouse.cli.doctor", "doctor"),
+    "version": ("icehouse.cli.version", "version"),
     "gc": ("icehouse.cli.gc", "gc"),
     "audit": ("icehouse.cli.audit", "audit"),
     "secret": ("icehouse.cli.secret", "app"),
@@ -33,6 +36,8 @@ _COMMANDS: Final = {
     "backup": ("icehouse.cli.backup", "backup"),
     "restore": ("icehouse.cli.backup", "restore"),
     "rebuild": ("icehouse.cli.backup", "rebuild"),
+    "completion": ("icehouse.cli.completion", "completion"),
+    "man": ("icehouse.cli.man", "man"),
 }
 """For each command its module, and what is in it: a `typer.Typer`, or a function that is one command."""
 
@@ -58,8 +63,31 @@ class LazyGroup(TyperGroup):
             found = app
         command = typer.main.get_command(found)
         command.name = cmd_name
+        _add_verbose(command)
         _tidy_help(command)
         return command
+
+
+def _add_verbose(command: Any) -> None:  # noqa: ANN401  as above
+    """Give a command, or those of a group, ``--verbose``."""
+    for name in command.list_commands(None) if hasattr(command, "list_commands") else ():
+        _add_verbose(command.get_command(None, name))
+    if not hasattr(command, "list_commands"):
+        option = TyperOption(
+            param_decls=["--verbose", "-v"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_be_verbose,
+            help="Tell of each request, with its id, which the server's log has too.",
+        )
+        command.params.append(option)
+
+
+def _be_verbose(ctx: Any, parameter: Any, value: Any) -> None:  # noqa: ANN401  as above
+    del ctx, parameter
+    if value:
+        os.environ[VERBOSE_VARIABLE] = "1"
 
 
 def _tidy_help(command: Any) -> None:  # noqa: ANN401  typer's own type is private

@@ -17,7 +17,7 @@ from icehouse.errors import InvalidFormat
 
 if TYPE_CHECKING:
     from icehouse.api.audit import AuditEntry, AuditPage
-    from icehouse.db.audit import AuditFilter
+    from icehouse.rules.audit import AuditFilter
 
 _PAGE = 1_000
 
@@ -66,8 +66,7 @@ def audit(
 
 async def run(options: AuditOptions, services: Services, printer: Printer) -> None:
     """List changes."""
-    from icehouse.db.audit import AuditFilter
-    from icehouse.services.audit import Audit
+    from icehouse.rules.audit import AuditFilter
 
     wanted = AuditFilter(
         cache_name=options.cache,
@@ -76,6 +75,8 @@ async def run(options: AuditOptions, services: Services, printer: Printer) -> No
         since=None if options.since is None else parse_since(options.since, int(time.time())),
     )
     if options.data_dir is not None:
+        from icehouse.services.audit import Audit
+
         with open_folder(options.data_dir) as opened:
             entries = await _list(wanted, options.limit, Audit(opened.database).list_changes_on_server)
     else:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from icehouse.cli.completion import complete_caches
 from icehouse.cli.durations import duration_text, parse_duration
 from icehouse.cli.exits import EXIT_CODES_HELP
 from icehouse.cli.printer import Printer, bytes_text, time_text
@@ -28,7 +29,12 @@ _KNOWN_UPSTREAM_KEYS: Final = {
 }
 
 CacheArgument = Annotated[
-    str, typer.Argument(metavar="CACHE", help="A cache's name on the logged-in server, or its whole URL.")
+    str,
+    typer.Argument(
+        metavar="CACHE",
+        help="A cache's name on the logged-in server, or its whole URL.",
+        autocompletion=complete_caches,
+    ),
 ]
 
 NONE: Final = "none"

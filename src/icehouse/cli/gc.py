@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from icehouse.cli.completion import complete_caches
 from icehouse.cli.data_folder import clock, open_folder
 from icehouse.cli.printer import Printer, bytes_text, time_text
 from icehouse.cli.progress import shown
@@ -31,7 +32,10 @@ class GcOptions:
 
 def gc(
     cache: Annotated[
-        str | None, typer.Argument(help="A cache's name, or its whole URL. All caches, if left out.")
+        str | None,
+        typer.Argument(
+            help="A cache's name, or its whole URL. All caches, if left out.", autocompletion=complete_caches
+        ),
     ] = None,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would go, and why.")] = False,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from icehouse.cli.cache import CacheArgument
+from icehouse.cli.completion import complete_pins
 from icehouse.cli.path import find_path
 from icehouse.cli.printer import Printer, time_text
 from icehouse.cli.services import JsonFlag, QuietFlag, Services, carry_out
@@ -14,7 +15,7 @@ from icehouse.errors import NotFound
 if TYPE_CHECKING:
     from icehouse.api.pins import PinView, RevisionView
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The pin's name.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The pin's name.", autocompletion=complete_pins)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,11 @@ def pin(  # noqa: PLR0913  each is an option of the command
     cache: CacheArgument,
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="1 to 100 letters, digits, dots, underscores and dashes; no dot first."),
+        typer.Argument(
+            metavar="NAME",
+            help="1 to 100 letters, digits, dots, underscores and dashes; no dot first.",
+            autocompletion=complete_pins,
+        ),
     ],
     path: Annotated[
         str,
@@ -100,7 +105,10 @@ class PinsOptions:
 def pins(
     cache: CacheArgument,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Show this pin, with its revisions and artifacts.")
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Show this pin, with its revisions and artifacts.", autocompletion=complete_pins
+        ),
     ] = None,
     *,
     quiet: QuietFlag = False,

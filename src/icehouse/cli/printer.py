@@ -4,9 +4,12 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import Final, TextIO
 
 from icehouse.errors import IcehouseError
+
+VERBOSE_VARIABLE: Final = "ICEHOUSE_VERBOSE"
+"""Not empty: a line about each request is written to stderr. The option ``--verbose`` of every command sets it."""
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _STEP = 1024
@@ -24,8 +27,9 @@ class Printer:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether a moving line makes sense: a person watches."""
-        return self.err.isatty() and not self.is_quiet and os.environ.get("TERM") != "dumb"
+        """Whether a moving line makes sense: a person watches, and sees nothing else."""
+        others = os.environ.get("TERM") == "dumb" or os.environ.get(VERBOSE_VARIABLE)
+        return self.err.isatty() and not self.is_quiet and not others
 
     def result(self, text: str, data: object) -> None:
         """Print the result: *text* for people, or *data* as JSON."""

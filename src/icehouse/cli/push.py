@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from icehouse.cli.cache import CacheArgument
+from icehouse.cli.completion import complete_caches
 from icehouse.cli.durations import parse_duration
 from icehouse.cli.exits import EXIT_CODES_HELP, exit_code_of
 from icehouse.cli.printer import Printer, bytes_text
@@ -77,7 +78,10 @@ def push(  # noqa: PLR0913  each is an option of the command
     ] = None,
     *,
     to: Annotated[
-        list[str] | None, typer.Option(metavar="CACHE", help="Push to this cache as well. Can be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="CACHE", help="Push to this cache as well. Can be repeated.", autocompletion=complete_caches
+        ),
     ] = None,
     build_closure: Annotated[
         bool,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 import typer
 
 from icehouse.cli.exits import INTERRUPTED, exit_code_of
-from icehouse.cli.printer import Printer
+from icehouse.cli.printer import VERBOSE_VARIABLE, Printer
 from icehouse.errors import IcehouseError
 
 if TYPE_CHECKING:
@@ -67,8 +67,14 @@ class Services:
         """A server to talk to, and how fast it is sent to at most."""
         from icehouse.client.server import connect
 
-        async with connect(login, bytes_per_second=bytes_per_second) as server:
+        tell = _tell if self.environment.get(VERBOSE_VARIABLE) else None
+        async with connect(login, bytes_per_second=bytes_per_second, tell=tell) as server:
             yield server
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"icehouse: {line}\n")
+    sys.stderr.flush()
 
 
 def carry_out(

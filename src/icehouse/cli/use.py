@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from icehouse.cli.completion import complete_caches
 from icehouse.cli.exits import EXIT_CODES_HELP
 from icehouse.cli.printer import Printer
 from icehouse.cli.services import JsonFlag, QuietFlag, Services, carry_out
@@ -29,7 +30,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 DAEMON_SOCKET: Final = Path("/nix/var/nix/daemon-socket/socket")
 
 CachesArgument = Annotated[
-    list[str], typer.Argument(metavar="CACHE…", help="Names of caches on the logged-in server, or their whole URLs.")
+    list[str],
+    typer.Argument(
+        metavar="CACHE…",
+        help="Names of caches on the logged-in server, or their whole URLs.",
+        autocompletion=complete_caches,
+    ),
 ]
 ModeOption = Annotated[
     Mode,

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from icehouse.api.tokens import TokenView
+from icehouse.client.compatibility import compare_versions
 from icehouse.client.logins import CacheAddress, Login, Logins
 from icehouse.client.narinfo_cache import find_misses, find_narinfo_caches
 from icehouse.client.netrc import find_netrc_token
@@ -120,9 +121,9 @@ async def check_login(found: Findings, surroundings: Surroundings, login: Login 
 
 
 def _check_version(found: Findings, server_version: str) -> None:
-    ours = version("icehouse")
-    if server_version.split(".")[:2] != ours.split(".")[:2]:
-        found.note("version", f"the server has {server_version}, this is {ours}", "Bring the older one up to date.")
+    fault = compare_versions(version("icehouse"), server_version)
+    if fault is not None:
+        found.note("version", fault, "Bring the older one up to date.")
 
 
 def _check_clock(found: Findings, difference: float | None) -> None:

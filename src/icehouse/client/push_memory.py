@@ -1,9 +1,10 @@
 """How much a push holds in memory."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from icehouse.api.server import ServerParameters
+if TYPE_CHECKING:
+    from icehouse.api.server import ServerParameters
 
 STEP_BYTES: Final = 4 * 1024 * 1024
 """What is read in one go; small NARs are read together up to this size."""
@@ -34,7 +35,7 @@ class HeldSizes:
 
 
 def plan_memory(
-    memory_bytes: int | None, threads: int, parameters: ServerParameters, *, bytes_per_second: int | None = None
+    memory_bytes: int | None, threads: int, parameters: "ServerParameters", *, bytes_per_second: int | None = None
 ) -> HeldSizes:
     """How much to hold, so that the whole process takes *memory_bytes*.
 

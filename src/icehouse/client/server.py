@@ -6,6 +6,7 @@ growing waits or those that the server asks for. Everything else is one of our e
 
 import asyncio
 import random
+import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -68,6 +69,9 @@ CONNECT_SECONDS: Final = 15
 SILENCE_SECONDS: Final = 300
 """How long a server may say nothing: it may be putting a large NAR together."""
 
+FIRST_ANSWER_SECONDS: Final = 60
+"""How long it may take over its very first answer, where that is only read: what hangs is soon told from what works."""
+
 _ATTEMPTS: Final = 8
 _FIRST_ATTEMPTS: Final = 3
 """Until the server has answered once: it is more likely that its address is wrong than that it restarts."""
@@ -102,13 +106,19 @@ _ERRORS: Final[dict[int, Callable[[str], IcehouseError]]] = {
 
 T = TypeVar("T")
 
+Tell = Callable[[str], None]
+"""Where a line about each request goes."""
+
 
 class Server:
     """A server and what was sent to it. Any number of tasks of one event loop may use it; made by `connect`."""
 
-    def __init__(self, client: Client, login: Login, pacer: Pacer | None = None) -> None:
+    def __init__(self, client: Client, login: Login, pacer: Pacer | None = None, tell: Tell | None = None) -> None:
         self._client = client
         self._pacer = pacer
+        self._tell = tell
+        self._series = secrets.token_hex(4)
+        self._request_count = 0
         self._login = login
         self._api = f"{login.url}/api/v1"
         self._job = None if login.job is None else JobTokens(login.job, login.url, self._exchange, self._ask)
@@ -155,7 +165,7 @@ class Server:
 
     async def delete_cache(self, cache: str) -> None:
         """Delete a cache with all that is in it."""
-        await self._request("DELETE", f"/caches/{_segment(cache)}")
+        await self._delete(f"/caches/{_segment(cache)}")
 
     async def collect(
         self, cache: str | None, *, is_dry_run: bool, show_progress: Callable[[str], None]
@@ -192,7 +202,7 @@ class Server:
 
     async def revoke_token(self, token_id: int) -> None:
         """Revoke a token, at once and for good."""
-        await self._request("DELETE", f"/tokens/{token_id}")
+        await self._delete(f"/tokens/{token_id}")
 
     async def get_job_token(self) -> str:
         """The token of the job that this runs in.
@@ -219,7 +229,7 @@ class Server:
 
     async def remove_trust(self, cache: str, rule_id: int) -> None:
         """Remove a trust rule, and end the tokens that jobs of its issuer have."""
-        await self._request("DELETE", f"/caches/{_segment(cache)}/trust/{rule_id}")
+        await self._delete(f"/caches/{_segment(cache)}/trust/{rule_id}")
 
     async def list_keys(self, cache: str) -> list[KeyView]:
         """The signing keys of a cache."""
@@ -317,7 +327,7 @@ class Server:
 
     async def delete_pin(self, cache: str, name: str) -> None:
         """Remove a pin."""
-        await self._request("DELETE", _pin(cache, name))
+        await self._delete(_pin(cache, name))
 
     async def find_missing(self, cache: str, hash_parts: Sequence[str]) -> list[str]:
         """Those of at most `max_hash_parts` hash parts that are not visible in the cache."""
@@ -372,14 +382,22 @@ class Server:
         data = msgspec.json.encode(body)
         return self._parse(await self._request("POST", path, data, _JSON, is_repeatable=is_repeatable), answer, path)
 
+    async def _delete(self, path: str) -> None:
+        """Delete what an answer without a body says is deleted: any program could answer with a page of its own."""
+        if await self._request("DELETE", path):
+            raise self._not_ours(path, "it has a body")
+
+    def _not_ours(self, path: str, fault: str) -> InvalidFormat:
+        return InvalidFormat(
+            f"{self.url}{path} gave an answer that is not Icehouse's: {fault}; "
+            "is that the address of an Icehouse server, and not much older or newer than this client?"
+        )
+
     def _parse(self, data: bytes, answer: type[T], path: str) -> T:
         try:
             return msgspec.json.decode(data, type=answer)
         except msgspec.DecodeError as exc:
-            raise InvalidFormat(
-                f"{self.url}{path} gave an answer that is not Icehouse's: {exc}; "
-                "is that the address of an Icehouse server, and not much older or newer than this client?"
-            ) from exc
+            raise self._not_ours(path, str(exc)) from exc
 
     async def _request(
         self,
@@ -425,14 +443,18 @@ class Server:
                     data = bytes(await response.bytes())
                     raise _as_error(response, data, f"POST {self.url}/api/v1{path}")
                 begun: list[bytes] = []
+                has_whole = False
                 while (piece := await response.body_reader.read()) is not None:
                     *lines, rest = bytes(piece).split(b"\n")
                     for line in lines:
                         whole = b"".join([*begun, line])
                         begun.clear()
                         if whole:
+                            has_whole = True
                             yield whole
                     begun.append(rest)
+                if not has_whole and any(begun):  # not a line of ours that broke off: another program's answer
+                    yield b"".join(begun)
         except BuilderError as exc:
             raise InvalidFormat(f"{self.url} is not the address of a server: {exc.message}") from exc
         except PyreqwestError as exc:
@@ -476,7 +498,10 @@ class Server:
     async def _send(
         self, method: str, path: str, body: bytes | None, content_type: str | None, *, token: str | None, also: int
     ) -> bytes:
-        request = self._client.request(method, self._api + path)
+        # The server keeps an id that it is sent, so that a request can be found in its log also if no answer came.
+        self._request_count += 1
+        request_id = f"{self._series}-{self._request_count}"
+        request = self._client.request(method, self._api + path).header("X-Request-Id", request_id)
         if token is not None:
             request = request.bearer_auth(token)
         if body is not None:
@@ -487,26 +512,41 @@ class Server:
             self.sent_bytes += len(body)
         if content_type is not None:
             request = request.header("Content-Type", content_type)
+        if method == "GET" and not self._has_answered:
+            request = request.timeout(timedelta(seconds=FIRST_ANSWER_SECONDS))
+        what = f"{method} {self.url}/api/v1{path}"
+        began = time.monotonic()
+        outcome = "broken off"
         try:
             response = await request.build().send()
             data = bytes(await response.bytes())
+            outcome = f"status {response.status}, {len(data)} bytes"
         except BuilderError as exc:
             raise InvalidFormat(f"{self.url} is not the address of a server: {exc.message}") from exc
         except PyreqwestError as exc:
-            raise Unavailable(f"{self.url} cannot be reached: {_cause_of(exc)}") from exc
+            outcome = _cause_of(exc)
+            raise Unavailable(f"{self.url} cannot be reached: {outcome}") from exc
+        finally:
+            if self._tell is not None:
+                sent = "" if body is None else f", {len(body)} bytes sent"
+                milliseconds = round((time.monotonic() - began) * 1000)
+                self._tell(f"{what}{sent}: {outcome}, in {milliseconds} ms (request {request_id})")
         self.clock_difference = _compare_clocks(response.get_header("Date"))
         if _OK <= response.status < _MULTIPLE_CHOICES or response.status == also:
             return data
-        raise _as_error(response, data, f"{method} {self.url}/api/v1{path}")
+        raise _as_error(response, data, what)
 
 
 @asynccontextmanager
-async def connect(login: Login, *, bytes_per_second: int | None = None) -> AsyncGenerator[Server]:
+async def connect(
+    login: Login, *, bytes_per_second: int | None = None, tell: Tell | None = None
+) -> AsyncGenerator[Server]:
     """The server of a login. Nothing is sent yet; connections close at the end of the context.
 
     Args:
         login: its address, and who asks.
         bytes_per_second: how fast bodies of requests are sent, all together, at most.
+        tell: where a line about each request goes, with its id.
 
     Raises:
         InvalidFormat: the login's address is malformed (with the first request).
@@ -521,7 +561,7 @@ async def connect(login: Login, *, bytes_per_second: int | None = None) -> Async
         .build()
     )
     async with client:
-        yield Server(client, login, None if bytes_per_second is None else Pacer(bytes_per_second))
+        yield Server(client, login, None if bytes_per_second is None else Pacer(bytes_per_second), tell)
 
 
 def _count_cancellations() -> int:
@@ -566,6 +606,8 @@ def _as_error(response: Response, data: bytes, what: str) -> IcehouseError:
         explanation = f"status {status}, and no explanation that an Icehouse server would give"
         if status == _NOT_FOUND:
             explanation += "; a server's address has no path behind it, such as a cache's name"
+        elif status >= _SERVER_FAULT:
+            explanation += "; what stands before the server answered in its place: is the server up?"
     text = explanation if is_refusal else f"{what}: {explanation}"
     if (kind := _ERRORS.get(status)) is not None:
         return kind(text)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, delete, func, insert, literal, literal_column, or_, select
 
 from icehouse.db.schema import audit
-from icehouse.rules.audit import Action, Actor
+from icehouse.rules.audit import Action, Actor, AuditFilter
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +33,6 @@ class AuditRow:
     at: int
     actor: Actor
     change: Change
-
-
-@dataclass(frozen=True, slots=True)
-class AuditFilter:
-    """Which rows are wanted. `None` lets all through."""
-
-    cache_name: str | None = None
-    """Those that concern this cache."""
-    action: str | None = None
-    """One action, or with a dot at the end all of a kind: ``token.``."""
-    by: str | None = None
-    """The number of a token, or a part of who did it."""
-    since: int | None = None
-    before: int | None = None
-    """Rows with a lower number than this."""
 
 
 def insert_change(connection: Connection, actor: Actor, change: Change, *, now: int) -> None:

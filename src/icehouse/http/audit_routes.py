@@ -8,9 +8,9 @@ from litestar import get
 from litestar.params import QueryParameter
 
 from icehouse.api.audit import AuditPage
-from icehouse.db.audit import AuditFilter
 from icehouse.http.parts import ServerParts
 from icehouse.http.publish_routes import Credential
+from icehouse.rules.audit import AuditFilter
 from icehouse.services.audit import ENTRIES_A_PAGE, MAX_ENTRIES_A_PAGE
 
 MAX_NUMBER: Final = 2**53

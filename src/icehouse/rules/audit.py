@@ -78,3 +78,18 @@ class Origin:
         if grant is None:
             return Actor("anybody", None, self.address, self.request_id)
         return Actor(grant.description, grant.token_id, self.address, self.request_id)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which rows of the log are wanted. `None` lets all through."""
+
+    cache_name: str | None = None
+    """Those that concern this cache."""
+    action: str | None = None
+    """One action, or with a dot at the end all of a kind: ``token.``."""
+    by: str | None = None
+    """The number of a token, or a part of who did it."""
+    since: int | None = None
+    before: int | None = None
+    """Rows with a lower number than this."""

@@ -11,12 +11,12 @@ import structlog
 from sqlalchemy import Connection
 
 from icehouse.api.audit import AuditEntry, AuditPage
-from icehouse.db.audit import AuditFilter, AuditRow, Change, insert_change, page_changes
+from icehouse.db.audit import AuditRow, Change, insert_change, page_changes
 from icehouse.db.engine import Database, after_commit
 from icehouse.errors import InvalidFormat
 from icehouse.nix.excerpts import excerpt
 from icehouse.rules.access import Grant, check_may_read_audit, parse_cache_name
-from icehouse.rules.audit import Action, Actor
+from icehouse.rules.audit import Action, Actor, AuditFilter
 
 ENTRIES_A_PAGE: Final = 100
 MAX_ENTRIES_A_PAGE: Final = 1_000
