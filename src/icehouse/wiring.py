@@ -203,7 +203,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             MaintenancePlan(
                 settings.collect_seconds,
                 back_up if settings.keep_backups else None,
-                Forgetting(database, downloads, clock).forget_if_due,
+                Forgetting(database, downloads, clock, download_days=settings.download_days).forget_if_due,
             ),
             draw=random.random,
         )

@@ -223,10 +223,11 @@ def _is_revoked(revoked: Revoked) -> ColumnElement[bool]:
 
 
 def _is_theirs(target: Target, published_by: Column[int]) -> ColumnElement[bool]:
+    number = published_by + 0  # the ids or the generation are what to go by, not the index of this
     if target.token_id is not None:
-        return published_by == target.token_id
+        return number == target.token_id
     jobs = [job.c[name] == value for name, value in target.job.items()]
-    return published_by.in_(select(token.c.id).where(token.c.job_id == job.c.id, *jobs))
+    return number.in_(select(token.c.id).where(token.c.job_id == job.c.id, *jobs))
 
 
 def _row(row: Row[Any]) -> RevocationRow:

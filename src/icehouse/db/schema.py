@@ -97,11 +97,11 @@ token = Table(
     Column("permissions", Text, nullable=False, doc="names joined by spaces"),
     Column("cache_pattern", Text, nullable=False, doc="glob on cache names"),
     Column("created_at", Integer, nullable=False),
-    Column("created_by", Integer, ForeignKey("token.id"), doc="null: made on the server's machine"),
+    Column("created_by", Integer, ForeignKey("token.id"), index=True, doc="null: made on the server's machine"),
     Column("expires_at", Integer),
     Column("revoked_at", Integer),
     Column("last_used_at", Integer),
-    Column("job_id", Integer, doc="whose identity it was exchanged for; null: somebody made it"),
+    Column("job_id", Integer, index=True, doc="whose identity it was exchanged for; null: somebody made it"),
     Column("last_used_from", Text, doc="the client's address; null: not known"),
     sqlite_autoincrement=True,
 )
@@ -158,7 +158,7 @@ used_id_token = Table(
     metadata,
     Column("use_key", BLOB, primary_key=True, doc="as in `rules.id_tokens`"),
     Column("expires_at", Integer, nullable=False, index=True, doc="when it is refused by itself"),
-    Column("job_id", Integer, ForeignKey("job.id"), nullable=False),
+    Column("job_id", Integer, ForeignKey("job.id"), nullable=False, index=True),
     Column("token_hash", BLOB, nullable=False, doc="of the last token that was given for it"),
 )
 """Identity tokens that were exchanged. A second use needs the token that the first one gave."""
@@ -238,7 +238,7 @@ path = Table(
     Column("signatures", Text, nullable=False, doc="`name:base64`, joined by spaces; ours first"),
     Column("created_at", Integer, nullable=False),
     Column("hidden_at", Integer, doc="null: visible"),
-    Column("published_by", Integer, ForeignKey("token.id")),
+    Column("published_by", Integer, ForeignKey("token.id"), index=True),
     Column("hidden_because", Text, doc="the rule that hid it, for people; null: visible"),
     Column("generation", Integer, nullable=False, server_default="0", doc="the cache's when it became visible"),
     Column("published_from", Text, doc="the address; null: not known"),
@@ -256,7 +256,7 @@ purged_path = Table(
     Column("hash_part", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("created_at", Integer, nullable=False, doc="when it was pushed"),
-    Column("published_by", Integer, ForeignKey("token.id")),
+    Column("published_by", Integer, ForeignKey("token.id"), index=True),
     Column("hidden_at", Integer, nullable=False),
     Column("hidden_because", Text),
     Column("purged_at", Integer, nullable=False),
@@ -292,7 +292,7 @@ upload = Table(
     Column("crc32", Integer, nullable=False, doc="of the NAR, as a gzip file of it ends with; 0 for others"),
     Column("nar_id", Integer, ForeignKey("nar.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("created_at", Integer, nullable=False),
-    Column("published_by", Integer, ForeignKey("token.id")),
+    Column("published_by", Integer, ForeignKey("token.id"), index=True),
     UniqueConstraint("cache_id", "file_name"),
 )
 """NAR files that stock Nix uploaded: staged while no path of the cache has the NAR, and then an alias of its file."""
@@ -312,7 +312,7 @@ waiting_path = Table(
     Column("ca", Text),
     Column("signatures", Text, nullable=False),
     Column("created_at", Integer, nullable=False),
-    Column("published_by", Integer, ForeignKey("token.id")),
+    Column("published_by", Integer, ForeignKey("token.id"), index=True),
     Column("published_from", Text, doc="the address; null: not known"),
     UniqueConstraint("cache_id", "hash_part"),
 )
@@ -335,7 +335,7 @@ build_log = Table(
     Column("stored_bytes", Integer, nullable=False),
     Column("log_bytes", Integer, nullable=False),
     Column("created_at", Integer, nullable=False),
-    Column("published_by", Integer, ForeignKey("token.id")),
+    Column("published_by", Integer, ForeignKey("token.id"), index=True),
     UniqueConstraint("cache_id", "derivation"),
 )
 
@@ -347,7 +347,7 @@ realisation = Table(
     Column("file_name", Text, nullable=False, doc="below the cache: `realisations/…` or `build-trace-v2/…`"),
     Column("body", BLOB, nullable=False, doc="JSON, as it was uploaded"),
     Column("created_at", Integer, nullable=False),
-    Column("published_by", Integer, ForeignKey("token.id")),
+    Column("published_by", Integer, ForeignKey("token.id"), index=True),
     UniqueConstraint("cache_id", "file_name"),
 )
 
@@ -380,7 +380,7 @@ pin_revision = Table(
     Column("path_id", Integer, ForeignKey("path.id"), nullable=False, index=True),
     Column("artifacts", Text, nullable=False, doc="paths inside the store path, as a JSON list"),
     Column("created_at", Integer, nullable=False),
-    Column("created_by", Integer, ForeignKey("token.id")),
+    Column("created_by", Integer, ForeignKey("token.id"), index=True),
     UniqueConstraint("pin_id", "number"),
 )
 

@@ -8,9 +8,25 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Integer, Row, Text, bindparam, exists, func, insert, select, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    Integer,
+    Row,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    not_,
+    or_,
+    select,
+    update,
+)
 
-from icehouse.db.schema import token
+from icehouse.db.schema import job, metadata, token
 from icehouse.errors import NotFound
 from icehouse.rules.access import Grant, Permission
 
@@ -132,6 +148,43 @@ def insert_token(  # noqa: PLR0913  the columns of a row
         .returning(token)
     )
     return _token_row(result.one())
+
+
+def last_token_id(connection: Connection) -> int:
+    """The highest number of a token."""
+    return connection.execute(select(func.coalesce(func.max(token.c.id), 0))).scalar_one()
+
+
+def find_forgettable(connection: Connection, *, first: int, last: int, before: int) -> list[int]:
+    """The tokens of jobs, among those with these numbers, that ended before then, and that nothing names.
+
+    What a token published, or pinned, or brought along, names it for as long as that is there, the trash and what is
+    known of purged paths included: who did it can be told.
+    """
+    is_named = [exists().where(column == token.c.id) for column in _referring(token)]
+    ended = (token.c.job_id.is_not(None)) & (token.c.expires_at < before) & token.c.id.between(first, last)
+    return list(connection.execute(select(token.c.id).where(ended, not_(or_(*is_named)))).scalars())
+
+
+def forget_job_tokens(connection: Connection, token_ids: Collection[int]) -> None:
+    """Delete tokens that nothing names, and the jobs that have no others; at most a thousand at once.
+
+    The database refuses it if something names one of them.
+    """
+    deleted = connection.execute(delete(token).where(token.c.id.in_(token_ids)).returning(token.c.job_id))
+    job_ids = {row.job_id for row in deleted}
+    is_needed = [exists().where(column == job.c.id) for column in (token.c.job_id, *_referring(job))]
+    connection.execute(delete(job).where(job.c.id.in_(job_ids), not_(or_(*is_needed))))
+
+
+def _referring(table: Table) -> list[Column[Any]]:
+    """The columns of all tables that name a row of that table, each of an alias: one of them is of the table itself."""
+    return [
+        each.alias().c[column.name]
+        for each in metadata.tables.values()
+        for column in each.columns
+        if any(key.column is table.c.id for key in column.foreign_keys)
+    ]
 
 
 def revoke_token(connection: Connection, token_id: int, *, now: int) -> None:
