@@ -83,6 +83,8 @@ COMMANDS = [
     "doctor",
     "version",
     "push",
+    "watch-exec",
+    "watch-store",
     "pin",
     "path why",
     "path list",

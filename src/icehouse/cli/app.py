@@ -20,6 +20,8 @@ _COMMANDS: Final = {
     "use": ("icehouse.cli.use", "app"),
     "remove": ("icehouse.cli.remove", "app"),
     "push": ("icehouse.cli.push", "app"),
+    "watch-exec": ("icehouse.cli.watch", "watch_exec"),
+    "watch-store": ("icehouse.cli.watch", "watch_store"),
     "pin": ("icehouse.cli.pin", "pin"),
     "pins": ("icehouse.cli.pin", "pins"),
     "resolve": ("icehouse.cli.pin", "resolve"),

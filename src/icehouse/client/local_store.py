@@ -7,7 +7,7 @@ have another physical root than its store directory, as one made with ``nix --st
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -190,29 +190,47 @@ class LocalStore:
             Unavailable: Nix failed.
         """
         found: dict[HashPart, ValidPath] = {}
-        # Nix before 2.15 takes the name of a derivation for its outputs, and needs to be told for all of a command.
-        derivations = [path for path in paths if is_derivation(path)]
-        others = [path for path in paths if not is_derivation(path)]
-        for asked, of_derivations in ((others, False), (derivations, True)):
-            for start in range(0, len(asked), _PATHS_AT_ONCE):
-                wanted = [path for path in asked[start : start + _PATHS_AT_ONCE] if path.hash_part not in found]
-                if wanted:
-                    infos = self._ask_nix(wanted, of_derivations=of_derivations)
-                    if infos.unknown:
-                        unknown = infos.unknown[0].full(self.store_dir)
-                        raise NotFound(f"{unknown} is not valid in the store {self.real_dir}")
-                    found |= {info.store_path.hash_part: info for info in infos.valid}
+        for asked, options in _questions(paths):
+            wanted = [path for path in asked if path.hash_part not in found]
+            if wanted:
+                infos = self._ask_nix(wanted, "--recursive", *options)
+                if infos.unknown:
+                    unknown = infos.unknown[0].full(self.store_dir)
+                    raise NotFound(f"{unknown} is not valid in the store {self.real_dir}")
+                found |= {info.store_path.hash_part: info for info in infos.valid}
         return order_by_references(found.values())
 
-    def _ask_nix(self, paths: Sequence[StorePath], *, of_derivations: bool) -> PathInfos:
+    def find_valid(self, paths: Sequence[StorePath]) -> list[ValidPath]:
+        """What the store knows of those of *paths* that are valid in it.
+
+        Raises:
+            Unsupported: there is no Nix.
+            InvalidFormat: Nix prints what no known Nix prints.
+            Unavailable: Nix failed.
+        """
+        return [info for asked, options in _questions(paths) for info in self._ask_nix(asked, *options).valid]
+
+    def _ask_nix(self, paths: Sequence[StorePath], *options: str) -> PathInfos:
         command = ["nix", "--extra-experimental-features", "nix-command", "path-info"]
-        command += ["--json", "--recursive", "--offline", *(["--derivation"] if of_derivations else [])]
+        command += ["--json", "--offline", *options]
         if _knows_json_format(_run_nix(["nix", "--version"], "nix --version")):
             command += ["--json-format", "2"]
         if self.store_option is not None:
             command += ["--store", self.store_option]
         command += ["--", *(path.full(self.store_dir) for path in paths)]
         return parse_path_info_json(_run_nix(command, "nix path-info"), self.store_dir)
+
+
+def _questions(paths: Sequence[StorePath]) -> Iterator[tuple[Sequence[StorePath], Sequence[str]]]:
+    """*paths* in parts that fit on command lines, each with the options that it needs.
+
+    Nix before 2.15 takes the name of a derivation for its outputs, and needs to be told for all of a command.
+    """
+    derivations = [path for path in paths if is_derivation(path)]
+    others = [path for path in paths if not is_derivation(path)]
+    for asked, options in ((others, ()), (derivations, ("--derivation",))):
+        for start in range(0, len(asked), _PATHS_AT_ONCE):
+            yield asked[start : start + _PATHS_AT_ONCE], options
 
 
 def order_by_references(infos: Iterable[ValidPath]) -> list[ValidPath]:
