@@ -85,6 +85,8 @@ COMMANDS = [
     "push",
     "watch-exec",
     "watch-store",
+    "import",
+    "export",
     "pin",
     "path why",
     "path list",

@@ -1,13 +1,12 @@
 """Reading NARs of the local store as identified chunks, a bounded stretch at a time, in worker threads."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from icehouse.client.local_store import LocalStore
 from icehouse.client.nar_walk import walk_nar
 from icehouse.client.push_memory import STEP_BYTES
 from icehouse.errors import Conflict
@@ -37,7 +36,9 @@ class LocalNar:
     info: ValidPath
     """One of the paths that have it."""
     path: Path
-    """Where its files are."""
+    """Where it is read."""
+    read: "Callable[[Path], Iterator[bytes | bytearray | memoryview]]" = walk_nar
+    """How: by default the NAR of the files that are there is made."""
     identities: list[bytes] = field(default_factory=list[bytes])
     """Its chunks, in order."""
     store_hashes: list[bytes] = field(default_factory=list[bytes])
@@ -98,7 +99,7 @@ class NarCutter:
             chunker = Chunker(self._store_dir, self._parameters)
             interned: dict[bytes, bytes] = {}
             start = self.read_bytes
-            for piece in walk_nar(nar.path):
+            for piece in nar.read(nar.path):
                 self.read_bytes += len(piece)
                 yield Stretch(nar, [_identify(nar, cut, interned) for cut in chunker.feed(piece)], is_last=False)
             size = self.read_bytes - start
@@ -117,11 +118,24 @@ def _identify(nar: LocalNar, cut: CutChunk, interned: dict[bytes, bytes]) -> Ide
     return IdentifiedChunk(identity, cut.raw, cut.positions)
 
 
-def distinct_nars(infos: Iterable[ValidPath], store: LocalStore) -> list[LocalNar]:
+class NarSource(Protocol):
+    """Where the NARs of paths are read."""
+
+    @property
+    def store_dir(self) -> StoreDir:
+        """The store directory of the paths."""
+        ...
+
+    def find_nar(self, info: ValidPath) -> LocalNar:
+        """The NAR of a path that is there. Reads nothing yet."""
+        ...
+
+
+def distinct_nars(infos: Iterable[ValidPath], source: NarSource) -> list[LocalNar]:
     """The NARs of paths, each once."""
     nars: dict[bytes, LocalNar] = {}
     for info in infos:
-        nars.setdefault(info.nar_hash, LocalNar(info, store.real_path(info.store_path)))
+        nars.setdefault(info.nar_hash, source.find_nar(info))
     return list(nars.values())
 
 

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from icehouse.client.cutting import (
     LocalNar,
     NarCutter,
+    NarSource,
     distinct_nars,
     grouped,
     in_reading_order,
     worker_threads,
 )
-from icehouse.client.local_store import LocalStore
 from icehouse.client.push_counts import PushCounts
 from icehouse.client.push_memory import STEP_BYTES
 from icehouse.client.push_plan import PushPlan, chunk_parameters, first_of
@@ -20,7 +20,7 @@ from icehouse.client.server import Server
 
 
 async def measure_new_chunks(
-    server: Server, store: LocalStore, plan: PushPlan, *, threads: int, counts: PushCounts
+    server: Server, store: NarSource, plan: PushPlan, *, threads: int, counts: PushCounts
 ) -> None:
     """Count in *counts* what of the NARs of *plan* the server lacks. Nothing is sent but questions.
 
@@ -41,7 +41,7 @@ async def measure_new_chunks(
 
 async def _ask_for_groups(
     server: Server,
-    store: LocalStore,
+    store: NarSource,
     plan: PushPlan,
     groups: Iterator[list[LocalNar]],
     executor: ThreadPoolExecutor,

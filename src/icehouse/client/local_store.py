@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Self
 from urllib.parse import parse_qs
 
+from icehouse.client.cutting import LocalNar
 from icehouse.errors import Conflict, InvalidFormat, NotFound, Unavailable, Unsupported
 from icehouse.nix.derivations import is_derivation, output_path_name, parse_output_name
 from icehouse.nix.path_info_json import PathInfos, ValidPath, parse_path_info_json
@@ -73,6 +74,10 @@ class LocalStore:
     def real_path(self, store_path: StorePath) -> Path:
         """Where the files of a path are."""
         return self.real_dir / store_path.base_name
+
+    def find_nar(self, info: ValidPath) -> LocalNar:
+        """The NAR of a path."""
+        return LocalNar(info, self.real_path(info.store_path))
 
     def find(self, text: str) -> StorePath:
         """The store path that the user means: a path in the store, or a symlink that leads there, such as ``result``.

@@ -16,7 +16,15 @@ from icehouse.api.caches import CacheView
 from icehouse.api.publish import NarBody, NarResult, PathBody
 from icehouse.client.byte_budget import ByteBudget
 from icehouse.client.chunk_sender import ChunkSender, Waiter
-from icehouse.client.cutting import LocalNar, NarCutter, distinct_nars, grouped, in_reading_order, worker_threads
+from icehouse.client.cutting import (
+    LocalNar,
+    NarCutter,
+    NarSource,
+    distinct_nars,
+    grouped,
+    in_reading_order,
+    worker_threads,
+)
 from icehouse.client.local_store import LocalStore
 from icehouse.client.push_counts import PushCounts
 from icehouse.client.push_memory import HeldSizes, plan_memory
@@ -83,20 +91,27 @@ async def push(
     """
     settings = settings or PushSettings()
     plan = await plan_push(server, cache, store, paths, settings=settings, counts=counts)
+    await send(server, store, plan, settings=settings, counts=counts)
+    left_out = {info.store_path for info in (*plan.excluded, *plan.dependents)}
+    there = (info for info in plan.closure if info.store_path not in plan.externals)
+    return Pushed(
+        plan.view, tuple(info for info in there if info.store_path not in left_out), plan.excluded, plan.dependents
+    )
+
+
+async def send(
+    server: Server, source: NarSource, plan: PushPlan, *, settings: PushSettings, counts: PushCounts
+) -> None:
+    """Send and publish what *plan* says. The errors are those of `push`."""
     try:
         if plan.publish:
             sizes = plan_memory(
                 settings.memory_bytes, settings.threads, plan.parameters, bytes_per_second=server.bytes_per_second
             )
             with worker_threads(sizes.threads) as executor:
-                await _Push(server, store, plan, executor, sizes, counts).run()
+                await _Push(server, source, plan, executor, sizes, counts).run()
     finally:
         counts.sent_bytes = server.sent_bytes
-    left_out = {info.store_path for info in (*plan.excluded, *plan.dependents)}
-    there = (info for info in plan.closure if info.store_path not in plan.externals)
-    return Pushed(
-        plan.view, tuple(info for info in there if info.store_path not in left_out), plan.excluded, plan.dependents
-    )
 
 
 class _Push:
@@ -105,7 +120,7 @@ class _Push:
     def __init__(
         self,
         server: Server,
-        store: LocalStore,
+        source: NarSource,
         plan: PushPlan,
         executor: ThreadPoolExecutor,
         sizes: HeldSizes,
@@ -113,7 +128,7 @@ class _Push:
     ) -> None:
         self._server = server
         self._cache = plan.view.name
-        self._store = store
+        self._source = source
         self._plan = plan
         self._executor = executor
         self._counts = counts
@@ -130,7 +145,7 @@ class _Push:
 
     async def run(self) -> None:
         """Push all that the plan says."""
-        nars = distinct_nars(self._plan.publish, self._store)
+        nars = distinct_nars(self._plan.publish, self._source)
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -161,7 +176,7 @@ class _Push:
 
     async def _read_group(self, group: list[LocalNar]) -> None:
         loop = asyncio.get_running_loop()
-        cutter = NarCutter(group, self._store.store_dir, self._chunk_parameters)
+        cutter = NarCutter(group, self._source.store_dir, self._chunk_parameters)
         waiters = {id(nar): Waiter() for nar in group}
         while not cutter.is_done:
             reserved = self._step_bytes + 2 * self._parameters.chunk_max_bytes

@@ -86,7 +86,21 @@ async def plan_push(
     closure, view, parameters = reading.result(), showing.result(), asking.result()
     if view.store_dir != store.store_dir.path:
         raise Conflict(f"cache {cache} is for the store directory {view.store_dir}, not {store.store_dir}")
-    externals = find_externals(closure, view, store.store_dir)
+    return await plan_closure(server, view, parameters, closure, settings=settings, counts=counts)
+
+
+async def plan_closure(
+    server: Server,
+    view: CacheView,
+    parameters: ServerParameters,
+    closure: list[ValidPath],
+    *,
+    settings: PushSettings,
+    counts: PushCounts,
+) -> PushPlan:
+    """As `plan_push`, of paths that are known, references first."""
+    store_dir = StoreDir.parse(view.store_dir)
+    externals = find_externals(closure, view, store_dir)
     ours = [info for info in closure if info.store_path not in externals]
     missing: set[str] = set()
     for batch in _chunked([info.store_path.hash_part for info in ours], parameters.max_hash_parts):
@@ -108,7 +122,7 @@ async def plan_push(
             f"{too_large[0].store_path}: its NAR has {too_large[0].nar_size} bytes; the server takes at most "
             f"{parameters.max_nar_bytes}; `--exclude-larger-than` pushes the others"
         )
-    await asyncio.to_thread(_check_demands, selection.publish, view, store.store_dir)
+    await asyncio.to_thread(_check_demands, selection.publish, view, store_dir)
     return PushPlan(
         view=view,
         parameters=parameters,
