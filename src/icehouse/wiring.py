@@ -72,6 +72,7 @@ from icehouse.services.publish import MAX_HASH_PARTS, MAX_PATHS, Publisher
 from icehouse.services.realisations import Realisations
 from icehouse.services.recent_chunks import RecentChunks
 from icehouse.services.revocations import Revocations
+from icehouse.services.sessions import Sessions
 from icehouse.services.signing import Sealer, Signer
 from icehouse.services.start import DataFolder, open_databases, start
 from icehouse.services.tokens import Tokens
@@ -165,7 +166,8 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
         access = Access(database, clock=clock)
         access_times = AccessTimes(access_database)
         downloads = Downloads(access_database, clock, keep_days=settings.download_days)
-        for flush in (access_times.flush, downloads.flush, access.flush):
+        sessions = Sessions(database, access, clock=clock, draw=secrets.token_bytes)
+        for flush in (access_times.flush, downloads.flush, access.flush, sessions.flush):
             await stack.enter_async_context(_in_background(partial(flush_regularly, flush)))
 
         async def flush_uses() -> None:
@@ -259,6 +261,9 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             WebParts(
                 access=access,
                 caches=parts.caches,
+                sessions=sessions,
+                tokens=parts.tokens,
+                clock=clock,
                 public_url=settings.url,
                 version=parts.parameters.version,
                 statuses=STATUSES,

@@ -110,6 +110,8 @@ class Need(StrEnum):
     """The column is the token of a cache's user; it is absent where the cache is."""
     AN_IDENTITY = "a job's identity"
     """Credentials do not help, and the request's identity is not valid, so every caller is refused."""
+    A_SECRET = "a token in the form"
+    """The same: the form's is not valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ class Rule:
 def expected_status(rule: Rule, caller: Caller, cache: Cache) -> int:
     """The status that design section 8 asks for. Of statuses that refuse, 404 stands for an absent cache alone."""
     needs = rule.needs
-    if needs is Need.AN_IDENTITY:
+    if needs in {Need.AN_IDENTITY, Need.A_SECRET}:
         return 401
     is_open = needs is Need.NOTHING or (needs is Permission.PULL and cache is Cache.PUBLIC)
     if is_open or (needs is Need.NOTHING_WRONG and caller.state is State.NONE):
@@ -318,10 +320,13 @@ RULES: Final[dict[str, Rule]] = {
     ),
     # The web page
     **_pages(
-        ("/", Need.NOTHING_WRONG, "/"),
+        ("/", Need.NOTHING, "/"),
         ("/{cache}", Permission.PULL, "/{cache}"),
+        ("/login", Need.NOTHING, "/login"),
         ("/static/{name}", Need.NOTHING, Assets.load().url("icehouse.css")),
     ),
+    "POST /login": Rule(Need.A_SECRET, "/login", b"token=ice_x", is_page=True),
+    "POST /logout": Rule(Need.A_TOKEN, "/logout", b"", granted=303, undo=("log in",), is_page=True),
     # The binary cache
     **_reads(
         ("/{cache}/nix-cache-info", "/{cache}/nix-cache-info"),

@@ -20,16 +20,19 @@ from urllib.parse import unquote
 import msgspec
 import structlog
 from litestar.exceptions.base_exceptions import LitestarDeprecationWarning
+from sqlalchemy import Connection as SqlConnection
 
 from icehouse.api.collections import CollectionEvent
 from icehouse.config import ServerSettings
 from icehouse.db.engine import READER_THREADS
-from icehouse.db.tokens import insert_token, revoke_token
+from icehouse.db.sessions import insert_session
+from icehouse.db.tokens import find_token, insert_token, revoke_token
 from icehouse.http.app import make_app
 from icehouse.http.asgi import Application
 from icehouse.http.parts import ServerParts
-from icehouse.rules.access import Permission, Token, hash_token, make_token
+from icehouse.rules.access import Permission, Token, hash_token, make_token, parse_authorization
 from icehouse.rules.recipes import make_recipe, render_recipe
+from icehouse.rules.sessions import SessionSecret, hash_secret, make_form_key, make_secret, parse_secret
 from icehouse.services.collection_run import RunRequest
 from icehouse.services.collections import Collections
 from icehouse.services.start import DataFolder, start
@@ -51,6 +54,10 @@ from tests.security.routes import CALLERS, ELSEWHERE, RULES, Cache, Caller, Rule
 from tests.services.publishing import Upload, cut, identity_of, path_body
 
 _LITERAL: Final = re.compile(r"x?'(?:[^']|'')*'|\b\d+(?:\.\d+)?\b|\bNULL\b", re.IGNORECASE)
+
+_FLUSHES: Final = ("UPDATE token SET last_used_at", "UPDATE session SET last_used_at", "INSERT INTO path_access")
+_FORM_KEY: Final = re.compile(r'name="form_key" value="[^"]*"')
+"""Differs with the session."""
 
 _connections: list[sqlite3.Connection] | None = None
 """Those that were opened while a world is; an audit hook can be added, and never removed."""
@@ -105,7 +112,7 @@ def _without_flushes(noted: Sequence[tuple[int, str]]) -> list[str]:
     dropped = {
         (number, transaction)
         for (number, text), transaction in zip(noted, transactions, strict=True)
-        if text.startswith(("UPDATE token SET last_used_at", "INSERT INTO path_access"))
+        if text.startswith(_FLUSHES)
     }
     return [
         text
@@ -124,7 +131,7 @@ class Seen:
     def without(self, *names: str) -> tuple[object, ...]:
         """All that a caller sees, and the statements, with *names* and what differs by chance left out."""
         headers = {name: value for name, value in self.answer.headers.items() if name != "date"}
-        body = self.answer.body.decode("latin-1")
+        body = _FORM_KEY.sub('name="form_key"', self.answer.body.decode("latin-1"))
         length = int(headers.pop("content-length", "0"))
         for name in names:
             length -= body.count(name) * len(name)
@@ -156,6 +163,8 @@ class World:
     parts: ServerParts
     admin: Token
     credentials: dict[tuple[str, Cache], str | None] = field(default_factory=dict[tuple[str, Cache], "str | None"])
+    cookies: dict[tuple[str, Cache], str | None] = field(default_factory=dict[tuple[str, Cache], "str | None"])
+    """Of sessions that act by tokens of the same kinds."""
     victims: dict[Cache, int] = field(default_factory=dict[Cache, int])
     trusted: dict[str, int] = field(default_factory=dict[str, int])
     """The trust rule of each cache; in one that is not there, a number."""
@@ -187,23 +196,38 @@ class World:
         await self.app(scope, connection.receive, connection.send)
         return connection.answer()
 
+    def _page_request(self, rule: Rule, caller: Caller, cache: Cache) -> tuple[bytes | None, dict[str, str]]:
+        """Body and headers of the request of a browser in which *caller* is logged in."""
+        cookie = self.cookies[caller.name, cache]
+        headers = {"x-request-id": "of-the-matrix", "accept": "text/html"}
+        headers |= {} if cookie is None else {"cookie": f"icehouse={cookie}"}
+        if rule.body is None:
+            return None, headers
+        secret = parse_secret(cookie)
+        key = "" if secret is None else make_form_key(secret)
+        headers["content-type"] = "application/x-www-form-urlencoded"
+        return rule.body.replace(b"{cache}", cache.encode()) + f"&form_key={key}".encode(), headers
+
     async def see(self, method: str, rule: Rule, caller: Caller, cache: Cache) -> Seen:
         """Send the request of *rule* as *caller*."""
         path = rule.path.replace("{cache}", cache).replace("{token}", str(self.victims[cache]))
         path = path.replace("{revocation}", str(self.revocation))
         path = path.replace("{trust}", str(self.trusted.get(cache, 999_999_999)))
         body = None if rule.body is None else rule.body.replace(b"{cache}", cache.encode())
+        credential, headers = self.credentials[caller.name, cache], {"x-request-id": "of-the-matrix"}
+        if rule.is_page:
+            (body, headers), credential = self._page_request(rule, caller, cache), None
         with noted_statements() as statements:
             answer = await self.ask(
                 method,
                 path,
                 body,
-                credential=self.credentials[caller.name, cache],
-                headers={"x-request-id": "of-the-matrix"} | ({"accept": "text/html"} if rule.is_page else {}),
+                credential=credential,
+                headers=headers,
             )
         return Seen(answer, tuple(statements))
 
-    async def undo(self, rule: Rule, cache: Cache) -> None:
+    async def undo(self, rule: Rule, cache: Cache) -> None:  # noqa: C901, PLR0912  a table of steps
         """Bring back what a request of *rule* that was allowed did away with."""
         for step in rule.undo:
             match step:
@@ -216,6 +240,8 @@ class World:
                     await self.do("POST", f"/api/v1/caches/{cache}/paths/{STOCK_PATH[:32]}/restore")
                 case "put pin":
                     await self.do("PUT", f"/api/v1/caches/{cache}/pins/passing", {"store_path": HELLO})
+                case "log in":
+                    await self._log_in(cache)
                 case "revoke nobody":
                     await self.revoke_nobody()
                 case "add trust":
@@ -227,6 +253,10 @@ class World:
                             await self.do("DELETE", f"/api/v1/caches/{cache}/trust/{rule_id}")
                 case _:
                     raise AssertionError(f"there is no step {step!r} in World.undo")
+
+    async def _log_in(self, cache: Cache) -> None:
+        for caller in CALLERS:
+            self.cookies[caller.name, cache] = await self._cookie(caller, cache)
 
     async def do(self, method: str, path: str, body: object = None) -> Answer:
         """One request of the administrator's, which must be granted."""
@@ -309,6 +339,7 @@ class World:
             self.victims[cache] = (await self.make_token(Permission.PULL, cache))[0]
             for caller in CALLERS:
                 self.credentials[caller.name, cache] = await self._credential(caller, cache)
+            await self._log_in(cache)
         self.victims[Cache.ABSENT] = 999_999_999
         await self.revoke_nobody()
         await self._open_connections()
@@ -317,6 +348,25 @@ class World:
         """Have all of the database's connections opened, so that all are watched."""
         barrier = threading.Barrier(READER_THREADS, timeout=30)
         await asyncio.gather(*(self.parts.database.read(lambda _: barrier.wait()) for _ in range(READER_THREADS)))
+
+    async def _cookie(self, caller: Caller, cache: Cache) -> str | None:
+        if caller.state is State.NONE:
+            return None
+        if caller.permission is None:
+            return "x" if caller.name == "malformed" else make_secret(b"?" * 32)
+        token = parse_authorization(self.credentials[caller.name, cache])
+        assert token is not None
+        self._drawn += 1
+        secret = make_secret(self._drawn.to_bytes(32, "big"))
+        await self.parts.database.write(lambda connection: self._insert_session(connection, secret, token))
+        return secret
+
+    @staticmethod
+    def _insert_session(connection: SqlConnection, secret: SessionSecret, token: Token) -> None:
+        row = find_token(connection, hash_token(token))
+        assert row is not None
+        now = clock()
+        insert_session(connection, hash_secret(secret), row.id, expires_at=now + 86_400, now=now)
 
     async def _credential(self, caller: Caller, cache: Cache) -> str | None:
         if caller.state is State.NONE:

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.http.running import RunningServer
-from tests.web.browser import check_page, open_context, run_browser
+from tests.web.browser import PICTURES, check_page, open_context, run_browser, violations_of
 
 pytestmark = pytest.mark.end_to_end
 
@@ -23,7 +23,9 @@ def address(server: RunningServer, path: str) -> str:
     return f"http://127.0.0.1:{server.port}{path}"
 
 
-@pytest.mark.parametrize(("path", "name"), [("/", "home"), ("/team", "cache"), ("/secret", "unknown")])
+@pytest.mark.parametrize(
+    ("path", "name"), [("/", "home"), ("/team", "cache"), ("/secret", "unknown"), ("/login", "login")]
+)
 def test_page_is_accessible_and_fits(browser: Browser, server: RunningServer, path: str, name: str) -> None:
     check_page(browser, address(server, path), name)
 
@@ -43,6 +45,24 @@ def test_way_from_the_first_page_to_a_copied_command_by_keyboard(browser: Browse
         page.get_by_role("button", name="Copy the command").first.press("Enter")
         page.get_by_role("button", name="Copied the command").wait_for()
         assert page.evaluate("navigator.clipboard.readText()") == f"icehouse use {address(server, '/team')}"
+
+
+def test_login_leads_to_a_private_cache_and_logout_away_from_it(browser: Browser, server: RunningServer) -> None:
+    with open_context(browser) as context:
+        page = context.new_page()
+        page.goto(address(server, "/secret"))
+        page.get_by_label("Token").fill("ice_wrong")
+        page.get_by_role("button", name="Log in").click()
+        assert "mistyped" in page.get_by_role("alert").inner_text()
+        assert violations_of(page) == []
+        page.screenshot(path=PICTURES / "login-failed-light-wide.png")
+        page.get_by_label("Token").fill(server.token)
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_role("heading", name="secret").wait_for()
+        check_page(browser, page.url, "private-cache", storage_state=context.storage_state())
+        page.get_by_role("button", name="Log out").click()
+        page.wait_for_url(address(server, "/"))
+        assert not page.get_by_text("secret").count()
 
 
 def test_cache_page_works_without_scripts(browser: Browser, server: RunningServer) -> None:

@@ -106,6 +106,19 @@ token = Table(
     sqlite_autoincrement=True,
 )
 
+session = Table(
+    "session",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("secret_hash", BLOB, nullable=False, unique=True, doc="SHA-256 of what the browser's cookie holds"),
+    Column("token_id", Integer, ForeignKey("token.id"), nullable=False, index=True, doc="acts for who is logged in"),
+    Column("created_at", Integer, nullable=False),
+    Column("last_used_at", Integer, nullable=False),
+    Column("expires_at", Integer, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Browsers in which somebody is logged into the web page. The row goes when they log out."""
+
 job = Table(
     "job",
     metadata,

@@ -38,7 +38,7 @@ from icehouse.http.asgi import Application, Header, Receive, Scope, Send, SmallA
 from icehouse.http.bodies import ApiRequest, find_address
 from icehouse.http.cache_files import CacheFiles, FileRoute
 from icehouse.http.errors import answer_error
-from icehouse.http.front import API_SEGMENTS, Front
+from icehouse.http.front import Front, is_of_api
 from icehouse.http.hot import HotParts, HotRoutes
 from icehouse.http.limits import Limits
 from icehouse.http.parts import ServerParts
@@ -112,7 +112,7 @@ def make_app(parts: ServerParts, hot: HotParts, pages: Application) -> HotRoutes
     api = cast("Application", make_api(parts))
 
     def choose(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        chosen = api if scope["raw_path"][1:].partition(b"/")[0] in API_SEGMENTS else pages
+        chosen = api if is_of_api(scope["raw_path"]) else pages
         return chosen(scope, receive, send)
 
     limits = Limits(

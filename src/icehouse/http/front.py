@@ -68,8 +68,7 @@ class Front:
             await self._served(scope, receive, send)
             return
         raw_path: bytes = scope["raw_path"]
-        is_of_api = raw_path[1:].partition(b"/")[0] in API_SEGMENTS
-        is_file = not is_of_api and not _is_page(scope)
+        is_file = not is_of_api(raw_path) and not _is_page(scope)
         application = self._files if is_file else self._served
         if _HOSTILE.search(raw_path) is not None or (not is_file and _BACKSLASH.search(raw_path) is not None):
             application = refuse_unknown_file if is_file else _refuse_path
@@ -108,6 +107,11 @@ class Front:
             )
         # The template has the names of parameters in place of their values, so there are few of them.
         self._counters.route(scope.get("path_template") or "unknown").count(status, seconds, bytes_sent)
+
+
+def is_of_api(raw_path: bytes) -> bool:
+    """Tell whether a path is the API's."""
+    return raw_path[1:].partition(b"/")[0] in API_SEGMENTS
 
 
 def _is_page(scope: Scope) -> bool:

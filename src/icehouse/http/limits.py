@@ -21,6 +21,7 @@ import msgspec
 from icehouse.errors import RateLimited
 from icehouse.http.asgi import Application, Message, Receive, Scope, Send, answer, find_header
 from icehouse.http.errors import make_problem
+from icehouse.http.front import is_of_api
 from icehouse.rules.rates import Buckets
 
 BURST_SECONDS: Final = 10
@@ -29,11 +30,14 @@ BURST_SECONDS: Final = 10
 _IPV6_NETWORK: Final = 64
 """Bits that tell one client's addresses from another's: whoever has one IPv6 address has all below that."""
 
+LOGIN_PATH: Final = b"/login"
+"""Where the web page's form with a token is sent."""
+
 _UNAUTHENTICATED: Final = 401
 
 
 class Limits:
-    """The ASGI application before the API. 0 in place of a number: no limit."""
+    """The ASGI application before the API and the pages. 0 in place of a number: no limit."""
 
     def __init__(
         self,
@@ -58,7 +62,12 @@ class Limits:
             return
         address = name_client(scope["state"]["client"])
         header = find_header(scope, b"authorization")
-        error = self._find_excess(address, header)
+        is_login = scope["method"] == "POST" and scope["raw_path"] == LOGIN_PATH
+        error = self._find_excess(address, header, is_login=is_login)
+        if error is not None and not is_of_api(scope["raw_path"]):
+            scope["state"]["refusal"] = error  # people get a page that says so
+            await self._api(scope, receive, send)
+            return
         if error is not None:
             problem, headers = make_problem(error, scope["state"]["request_id"])
             sent = [(name.encode(), value.encode()) for name, value in headers.items()]
@@ -71,14 +80,14 @@ class Limits:
             if (
                 message["type"] == "http.response.start"
                 and message["status"] == _UNAUTHENTICATED
-                and header is not None
+                and (header is not None or is_login)
             ):
                 self._note_failure(address)
             await send(message)
 
         await self._api(scope, receive, send_noting)
 
-    def _find_excess(self, address: str, header: bytes | None) -> RateLimited | None:
+    def _find_excess(self, address: str, header: bytes | None, *, is_login: bool) -> RateLimited | None:
         now = self._clock()
         if self._requests is not None:
             # What stands in the header is not looked at, and only its keyed hash is kept. A loopback address is that
@@ -89,9 +98,9 @@ class Limits:
                 seconds = self._requests.take(key, now)
                 if seconds:
                     return RateLimited(f"too many requests from this {key[0]}", retry_after_seconds=seconds)
-        if self._failures is not None and header is not None:
+        if self._failures is not None and (header is not None or is_login):
             seconds = self._failures.seconds_until(address, now)
-            if seconds and not self._is_accepted(header.decode("latin-1")):
+            if seconds and (header is None or not self._is_accepted(header.decode("latin-1"))):
                 text = "too many requests with wrong credentials from this address"
                 return RateLimited(text, retry_after_seconds=seconds)
         return None

@@ -18,6 +18,8 @@ class Action(StrEnum):
     TOKEN_CREATE = "token.create"  # noqa: S105  no secret
     TOKEN_REVOKE = "token.revoke"  # noqa: S105  no secret
     TOKEN_EXCHANGE = "token.exchange"  # noqa: S105  no secret
+    SESSION_LOGIN = "session.login"
+    SESSION_LOGOUT = "session.logout"
     TRUST_ADD = "trust.add"
     TRUST_REMOVE = "trust.remove"
     REVOCATION_ADD = "revocation.add"

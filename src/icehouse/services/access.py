@@ -148,6 +148,24 @@ class Access:
             self._last_uses = noted | self._last_uses
             raise
 
+    def note_use(self, grant: Grant, use: TokenUse) -> None:
+        """Note that a token was used by way of a session."""
+        self._last_uses[grant.token_id] = use
+
+    async def enter_as(self, cache_name: str, permission: Permission, grant: Grant | None) -> Entry:
+        """As `enter`, for who was identified already.
+
+        Raises:
+            Unauthenticated: credentials are needed, and there are none.
+            NotFound: there is no such cache, or this caller may not know of it.
+            Denied: the caller knows the cache and lacks the permission.
+        """
+        cache = await self._database.read(lambda connection: find_cache(connection, cache_name))
+        check_access(grant, permission, cache_name, is_public=None if cache is None else cache.is_public)
+        if cache is None:
+            raise no_such_cache(cache_name)
+        return Entry(cache, grant)
+
     def is_accepted(self, header: str) -> bool:
         """Tell whether the token in an ``Authorization`` header was valid lately, in this process. Asks nobody."""
         try:

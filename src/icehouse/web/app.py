@@ -11,13 +11,16 @@ from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
 from litestar.params import FromPath
 
-from icehouse.errors import IcehouseError, NotFound, StorageError, Unavailable
-from icehouse.web import cache_page, home_page
+from icehouse.errors import IcehouseError, NotFound, RateLimited, StorageError, Unauthenticated, Unavailable
+from icehouse.rules.sessions import parse_return
+from icehouse.web import cache_page, home_page, login_page
 from icehouse.web.assets import SEGMENT, Assets
 from icehouse.web.error_page import ErrorPage
+from icehouse.web.forms import MAX_FORM_BYTES, Form, read_form
+from icehouse.web.login_page import LoginPage
 from icehouse.web.pages import Renderer
 from icehouse.web.parts import WebParts
-from icehouse.web.visits import Visit, make_visit
+from icehouse.web.visits import Visit, find_visit, make_visit
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -60,6 +63,9 @@ async def show_asset(name: FromPath[str], assets: NamedDependency[Assets]) -> Re
 
 ROUTES: Final = (
     home_page.show_home,
+    login_page.show_login,
+    login_page.log_in,
+    login_page.log_out,
     cache_page.show_cache,
     show_asset,
 )
@@ -93,21 +99,32 @@ def make_pages(parts: WebParts) -> Litestar:
     assets = Assets.load()
     renderer = Renderer(assets)
 
-    def provide_visit(request: Request[Any, Any, Any]) -> Visit:
-        return make_visit(request, parts, renderer)
+    async def provide_visit(request: Request[Any, Any, Any]) -> Visit:
+        return await make_visit(request, parts, renderer)
+
+    async def provide_form(request: Request[Any, Any, Any], visit: NamedDependency[Visit]) -> Form:
+        return await read_form(request, visit)
 
     def provide_assets() -> Assets:
         return assets
 
     def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-        return _answer_error(request, error, make_visit(request, parts, renderer))
+        return _answer_error(request, error, find_visit(request, parts, renderer))
+
+    def refuse_excess(request: Request[Any, Any, Any]) -> None:
+        refusal: object = request.scope["state"].get("refusal")
+        if isinstance(refusal, RateLimited):
+            raise refusal
 
     return Litestar(
         [*ROUTES],
         dependencies={
-            "visit": Provide(provide_visit, sync_to_thread=False),
+            "visit": Provide(provide_visit),
+            "form": Provide(provide_form),
             "assets": Provide(provide_assets, sync_to_thread=False),
         },
+        before_request=refuse_excess,
+        request_max_body_size=MAX_FORM_BYTES,
         exception_handlers={IcehouseError: answer_error, HTTPException: answer_error, Exception: answer_error},
         openapi_config=None,
         logging_config=None,
@@ -117,7 +134,13 @@ def make_pages(parts: WebParts) -> Litestar:
 
 
 def _answer_error(request: Request[Any, Any, Any], error: Exception, visit: Visit) -> Response[bytes]:
+    if isinstance(error, Unauthenticated):
+        is_reading = request.method == "GET"
+        page = LoginPage(parse_return(visit.path) if is_reading else "/", is_asked_for=False)
+        return visit.show(page, status=visit.parts.statuses[Unauthenticated][0])
     headers: dict[str, str] = {}
+    if isinstance(error, RateLimited):
+        headers["retry-after"] = str(error.retry_after_seconds)
     detail = str(error)
     if isinstance(error, HTTPException):
         status, title, detail = error.status_code, error.detail, ""

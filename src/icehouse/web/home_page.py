@@ -31,4 +31,4 @@ class HomePage(Page):
 @get("/")
 async def show_home(visit: NamedDependency[Visit]) -> Response[Any]:
     """The caches that the visitor may see."""
-    return visit.show(HomePage(await visit.parts.caches.list_caches(await visit.grant())))
+    return visit.show(HomePage(await visit.parts.caches.list_caches(visit.grant)))

@@ -34,8 +34,14 @@ class Frame:
 
     path: str
     """Of the page itself: the entry of the navigation that is current."""
+    full_path: str
+    """The same with the query, to come back to after a login."""
     version: str
     public_url: str
+    who: str | None
+    """Who is logged in; `None`: nobody."""
+    form_key: str
+    """What every form that is sent by POST must hold."""
 
 
 class Renderer:

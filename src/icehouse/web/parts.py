@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from icehouse.errors import IcehouseError
 from icehouse.services.access import Access
 from icehouse.services.caches import Caches
+from icehouse.services.sessions import Sessions
+from icehouse.services.tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +18,22 @@ class WebParts:
 
     access: Access
     caches: Caches
+    sessions: Sessions
+    tokens: Tokens
     public_url: str
     """The address under which people reach the server, without a slash at the end."""
     version: str
     statuses: Mapping[type[IcehouseError], tuple[int, str]]
     """Status and title of each class of errors: the one table that the API has too."""
+    clock: Callable[[], int]
+    """Gives seconds since the epoch."""
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether people reach the server by https alone, so that cookies never need to go in clear text."""
+        return self.public_url.startswith("https:")
+
+    @property
+    def cookie_name(self) -> str:
+        """Of sessions. With the prefix, browsers take it from this very host by https only."""
+        return "__Host-icehouse" if self.is_secure else "icehouse"

@@ -2,47 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from litestar import Request, Response
+from litestar.datastructures import Cookie
 
+from icehouse.errors import Unauthenticated
 from icehouse.rules.access import Grant, Permission
-from icehouse.services.access import Credential, Entry
+from icehouse.rules.audit import Actor, Origin
+from icehouse.rules.sessions import SessionSecret, parse_secret
+from icehouse.services.access import Entry
+from icehouse.services.sessions import Begun, Session
 from icehouse.web.pages import Frame, Page, Renderer
 from icehouse.web.parts import WebParts
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A request for a page. Views ask it who is there, and answer by `show`."""
+    """A request for a page. Views ask it who is there, and answer by `show` or `go`."""
 
     parts: WebParts
     renderer: Renderer
     path: str
-    credential: Credential
+    """With the query."""
+    origin: Origin
+    session: Session | None
+    """`None`: nobody is logged in, or no longer."""
+    secret: SessionSecret | None
+    """Of the session that the browser believes to have."""
+
+    @property
+    def grant(self) -> Grant | None:
+        """What the visitor may do; `None`: nobody is logged in."""
+        return None if self.session is None else self.session.grant
+
+    @property
+    def actor(self) -> Actor:
+        """Who does what is done here, for the audit log."""
+        return self.origin.actor(self.grant)
+
+    def require_session(self) -> Session:
+        """The session.
+
+        Raises:
+            Unauthenticated: nobody is logged in. It is answered with the login, which leads back here.
+        """
+        if self.session is None:
+            raise Unauthenticated("this page is for who is logged in")
+        return self.session
 
     async def enter(self, cache_name: str, permission: Permission) -> Entry:
-        """The cache, if the visitor may do that to it. The errors are those of `Access.enter`."""
-        return await self.parts.access.enter(cache_name, permission, self.credential)
+        """The cache, if the visitor may do that to it. The errors are those of `Access.enter_as`."""
+        return await self.parts.access.enter_as(cache_name, permission, self.grant)
 
-    async def grant(self) -> Grant | None:
-        """What the visitor may do; `None`: nobody is logged in."""
-        return await self.parts.access.identify(self.credential)
-
-    def show(self, page: Page, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response[bytes]:
+    def show(
+        self,
+        page: Page,
+        *,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        cookies: Iterable[Cookie] = (),
+    ) -> Response[bytes]:
         """The answer that shows *page*."""
-        frame = Frame(path=self.path, version=self.parts.version, public_url=self.parts.public_url)
+        frame = Frame(
+            path=self.path.partition("?")[0],
+            full_path=self.path,
+            version=self.parts.version,
+            public_url=self.parts.public_url,
+            who=None if self.session is None else self.session.grant.description,
+            form_key="" if self.session is None else self.session.form_key,
+        )
         return Response(
             self.renderer.render(page, frame),
             status_code=status,
             headers={**(headers or {}), "cache-control": "no-store"},
+            cookies=list(cookies),
             media_type="text/html",
         )
 
+    def go(self, path: str, *, cookies: Iterable[Cookie] = ()) -> Response[bytes]:
+        """The answer to a form: the browser is to open the page at *path* of this server."""
+        headers = {"location": path, "cache-control": "no-store"}
+        return Response(b"", status_code=303, headers=headers, cookies=list(cookies), media_type="text/html")
 
-def make_visit(request: Request[Any, Any, Any], parts: WebParts, renderer: Renderer) -> Visit:
-    """What a request says of itself."""
-    credential = Credential(request.headers.get("authorization"), request.scope["state"]["client"])
-    return Visit(parts, renderer, request.scope["path"], credential)
+
+async def make_visit(request: Request[Any, Any, Any], parts: WebParts, renderer: Renderer) -> Visit:
+    """What a request says of itself, and the session that its cookie names."""
+    known: object = request.scope["state"].get("visit")
+    if isinstance(known, Visit):
+        return known
+    visit = _stranger(request, parts, renderer)
+    if visit.secret is not None:
+        session = await parts.sessions.find(visit.secret, visit.origin.address)
+        visit = Visit(parts, renderer, visit.path, visit.origin, session, visit.secret)
+    request.scope["state"]["visit"] = visit
+    return visit
+
+
+def find_visit(request: Request[Any, Any, Any], parts: WebParts, renderer: Renderer) -> Visit:
+    """The visit, if it was made before what went wrong; else that of a stranger."""
+    known: object = request.scope["state"].get("visit")
+    return known if isinstance(known, Visit) else _stranger(request, parts, renderer)
+
+
+def begin_cookie(parts: WebParts, begun: Begun, now: int) -> Cookie:
+    """The cookie of a session that begins."""
+    return _session_cookie(parts, begun.secret, max(0, begun.expires_at - now))
+
+
+def end_cookie(parts: WebParts) -> Cookie:
+    """The cookie that takes a session's cookie away."""
+    return _session_cookie(parts, "", 0)
+
+
+def _session_cookie(parts: WebParts, value: str, seconds: int) -> Cookie:
+    return Cookie(
+        key=parts.cookie_name,
+        value=value,
+        max_age=seconds,
+        path="/",
+        secure=parts.is_secure,
+        httponly=True,
+        samesite="lax",
+    )
+
+
+def _stranger(request: Request[Any, Any, Any], parts: WebParts, renderer: Renderer) -> Visit:
+    state = request.scope["state"]
+    query = request.scope["query_string"].decode("latin-1")
+    path = request.scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
+    origin = Origin(state.get("client") or "", state.get("request_id") or "")
+    return Visit(parts, renderer, path, origin, None, parse_secret(request.cookies.get(parts.cookie_name)))

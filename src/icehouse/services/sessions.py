@@ -1,0 +1,147 @@
+"""Logging into the web page, and out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+from sqlalchemy import Connection
+
+from icehouse.db.engine import Database
+from icehouse.db.sessions import (
+    SessionRow,
+    delete_session,
+    find_session,
+    insert_session,
+    note_session_uses,
+    purge_sessions,
+)
+from icehouse.db.tokens import TokenUse, find_token
+from icehouse.errors import InvalidFormat
+from icehouse.rules.access import Grant, hash_token, invalid_credentials, parse_token
+from icehouse.rules.audit import Action, Origin
+from icehouse.rules.sessions import (
+    IDLE_SECONDS,
+    LIFETIME_SECONDS,
+    SECRET_BYTES,
+    SessionSecret,
+    hash_secret,
+    make_form_key,
+    make_secret,
+)
+from icehouse.services.access import Access
+from icehouse.services.audit import record
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Somebody who is logged in."""
+
+    id: int
+    grant: Grant
+    """What they may do now."""
+    form_key: str = field(repr=False)
+    """What their forms must hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A session that has just begun."""
+
+    secret: SessionSecret = field(repr=False)
+    """For the browser's cookie. It is kept nowhere else."""
+    expires_at: int
+
+
+class Sessions:
+    """Sessions live in the database and are looked up for each request: their end holds at once in every process.
+
+    A session acts by a token, and is over when that is revoked or expires. Belongs to one event loop.
+    """
+
+    def __init__(
+        self, database: Database, access: Access, *, clock: Callable[[], int], draw: Callable[[int], bytes]
+    ) -> None:
+        """*draw* gives so many random bytes, fit for secrets."""
+        self._database = database
+        self._access = access
+        self._clock = clock
+        self._draw = draw
+        self._last_uses: dict[int, int] = {}
+
+    async def find(self, secret: SessionSecret, address: str) -> Session | None:
+        """The session that a browser at *address* has the secret of; `None`: there is none, or it is over."""
+        secret_hash = hash_secret(secret)
+        row = await self._database.read(lambda connection: find_session(connection, secret_hash))
+        now = self._clock()
+        if row is None or not self._is_alive(row, now):
+            return None
+        self._last_uses[row.id] = now
+        grant = row.token.grant()
+        self._access.note_use(grant, TokenUse(now, address))
+        return Session(row.id, grant, make_form_key(secret))
+
+    async def log_in(self, token_text: str, origin: Origin, *, before: SessionSecret | None) -> Begun:
+        """Begin a session that acts by a token. The one that the browser had before, if any, ends.
+
+        Raises:
+            Unauthenticated: the token is malformed, unknown, expired or revoked.
+        """
+        try:
+            token_hash = hash_token(parse_token(token_text.strip()))
+        except InvalidFormat:
+            raise invalid_credentials() from None
+        secret = make_secret(self._draw(SECRET_BYTES))
+        now = self._clock()
+
+        def work(connection: Connection) -> Begun:
+            row = find_token(connection, token_hash)
+            if row is None or not row.is_valid(now):
+                raise invalid_credentials()
+            purge_sessions(connection, idle_since=now - IDLE_SECONDS, now=now)
+            if before is not None:
+                earlier = find_session(connection, hash_secret(before))
+                if earlier is not None:
+                    delete_session(connection, earlier.id)
+            last = now + LIFETIME_SECONDS
+            expires_at = last if row.expires_at is None else min(last, row.expires_at)
+            insert_session(connection, hash_secret(secret), row.id, expires_at=expires_at, now=now)
+            record(connection, origin.actor(row.grant()), Action.SESSION_LOGIN, row.cache_pattern, now=now)
+            return Begun(secret, expires_at)
+
+        return await self._database.write(work)
+
+    async def log_out(self, session: Session, origin: Origin) -> None:
+        """End a session, at once and everywhere."""
+        now = self._clock()
+
+        def work(connection: Connection) -> None:
+            delete_session(connection, session.id)
+            actor = origin.actor(session.grant)
+            record(connection, actor, Action.SESSION_LOGOUT, session.grant.cache_pattern, now=now)
+
+        await self._database.write(work)
+        self._last_uses.pop(session.id, None)
+
+    async def flush(self) -> None:
+        """Write when sessions were last used. What could not be written is kept for the next time.
+
+        Raises:
+            StorageError: the database could not be written.
+        """
+        noted, self._last_uses = self._last_uses, {}
+        if not noted:
+            return
+        try:
+            await self._database.write(lambda connection: note_session_uses(connection, noted))
+        except BaseException:
+            self._last_uses = noted | self._last_uses
+            raise
+
+    def _is_alive(self, row: SessionRow, now: int) -> bool:
+        # What this process knows of uses may not be in the database yet.
+        last_used_at = max(row.last_used_at, self._last_uses.get(row.id, 0))
+        return row.token.is_valid(now) and now < row.expires_at and now - last_used_at < IDLE_SECONDS
