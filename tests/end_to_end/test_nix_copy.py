@@ -1,7 +1,11 @@
 """Stock Nix of each version writes: `nix copy --to`, logs and signatures, read by the other versions."""
 
 import json
+import select
+import socket
+import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -249,3 +253,34 @@ def test_a_push_that_was_cut_is_completed_by_the_next(pusher: Pusher, line: str,
     reader.use_cache(pusher.url, pusher.server_key)
     reader.pull(pusher.top)
     pusher.check(reader)
+
+
+def test_upload_that_finds_no_room_to_wait_is_sent_again_when_there_is_some(pusher: Pusher, tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(Random(1).randbytes(3_000_000))
+    path = pusher.nix.run("nix-store", "--store", pusher.nix.root, "--add", big)
+    token = (tmp_path / "pusher" / "netrc").read_text().split()[-1]
+    head = f"PUT /{pusher.cache}/nar/{'0' * 52}.nar HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+    command = ("nix", "copy", "--store", pusher.nix.root, "--to", f"{pusher.url}?compression=none", path)
+    with ExitStack() as stack:
+        others = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", pusher.server.port), timeout=30))
+            for _ in range(130)
+        ]
+        for each in others:
+            each.sendall(f"{head}Expect: 100-continue\r\nContent-Length: 9\r\n\r\n".encode())
+        refused = 0
+        while refused < 2:  # the others are in line then
+            readable, _, _ = select.select(others, [], [], 30)
+            for each in readable:
+                refused += each.recv(4096).startswith(b"HTTP/1.1 503")
+            others = [each for each in others if each not in readable]
+        copying = subprocess.Popen(command, env=pusher.nix.environment, stderr=subprocess.PIPE, text=True)
+        assert copying.stderr is not None
+        told = ""
+        while "retrying in" not in told:
+            line = copying.stderr.readline()
+            assert line, told
+            told += line
+    told += copying.communicate(timeout=60)[1]
+    assert (copying.returncode, "uploads with this token are open" in told) == (0, True), told

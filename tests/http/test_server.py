@@ -9,6 +9,7 @@ import random
 import re
 import signal
 import socket
+from contextlib import ExitStack
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -210,21 +211,25 @@ def test_too_many_items_are_refused(cache: Cache) -> None:
 
 
 def test_more_uploads_at_once_than_the_limit_are_told_to_come_again(cache: Cache) -> None:
-    headers = (
-        f"PUT /api/v1/caches/{cache.name}/packs HTTP/1.1\r\nHost: x\r\n"
-        f"Authorization: Bearer {cache.server.token}\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n"
-    )
-    uploads = [cache.server.connect() for _ in range(8)]
-    try:
-        for upload in uploads:
-            upload.sendall(headers.encode())
-            assert upload.recv(100).startswith(b"HTTP/1.1 100")  # From here on the body is waited for.
+    head = f"PUT /api/v1/caches/{cache.name}/packs HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+    other = cache.server.create_token("push")
+    with ExitStack() as stack:
+
+        def begin(token: str, count: int) -> None:
+            for _ in range(count):
+                upload = stack.enter_context(cache.server.connect())
+                upload.sendall(f"{head}Authorization: Bearer {token}\r\nExpect: 100-continue\r\n\r\n".encode())
+                assert upload.recv(100).startswith(b"HTTP/1.1 100")  # From here on the body is waited for.
+
+        begin(cache.server.token, 6)
         answer = cache.api("PUT", "/packs", b"")
-        assert answer.status == 429
+        assert (answer.status, b"6 uploads with this token" in answer.body) == (429, True)
         assert int(answer.headers["retry-after"]) >= 1
-    finally:
-        for upload in uploads:
-            upload.close()
+        begin(other, 2)
+        answer = cache.server.ask(
+            "PUT", f"/api/v1/caches/{cache.name}/packs", b"", token=cache.server.create_token("push")
+        )
+        assert (answer.status, b"8 uploads are open" in answer.body) == (429, True)
 
 
 def test_a_client_that_stops_in_the_middle_of_a_pack_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ import gzip
 import lzma
 import os
 import random
+import select
 import socket
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -550,3 +552,34 @@ def test_clients_that_leave_in_the_middle_leave_nothing(tmp_path: Path) -> None:
         assert put_nar(server, file).status == 200
         assert server.ask("HEAD", url).status == 200
         assert not [event for event in server.events() if event.get("level") in {"error", "critical"}]
+
+
+@pytest.mark.parametrize(("expect", "limit", "status"), [("Expect: 100-continue\r\n", 128, 503), ("", 256, 409)])
+def test_only_so_many_uploads_of_a_token_wait_and_who_still_has_the_body_is_told_to_come_again(
+    caches: RunningServer, expect: str, limit: int, status: int
+) -> None:
+    file, token = NarUpload.make(new_nar()), caches.create_token("push")
+    head = f"PUT /open/nar/{file.name} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{expect}"
+    refused: list[str] = []
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(caches.connect()) for _ in range(limit + 3)]
+        for each in sockets:
+            each.sendall(f"{head}Content-Length: {len(file.data)}\r\n\r\n".encode())
+        while len(refused) < 3:
+            readable, _, _ = select.select(sockets, [], [], 30)
+            assert readable, refused
+            for each in readable:
+                answer = each.recv(4096).decode()
+                if not answer.startswith("HTTP/1.1 100"):
+                    while not answer.endswith("takes at once\n"):
+                        more = each.recv(4096).decode()
+                        assert more, answer
+                        answer += more
+                    refused.append(answer)
+                    sockets.remove(each)
+        assert {answer.split()[1] for answer in refused} == {str(status)}
+        assert all(("retry-after: 1" in answer) == (status == 503) for answer in refused), refused
+        assert all("uploads with this token are open" in answer for answer in refused), refused
+        # Those with another token do not wait for these, of which none brings anything forward.
+        assert put_nar(caches, NarUpload.make(new_nar())).status == 200
+    assert put_nar(caches, file).status == 200

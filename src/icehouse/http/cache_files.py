@@ -2,19 +2,20 @@
 
 Nix prints a short text that comes with an error, so errors are one line here. It cannot send the body of a PUT again
 before version 2.33, and hangs if it is told to: whatever goes wrong with an upload is answered with a status that Nix
-takes as final.
+takes as final. The exception is an upload of which nothing was asked for yet.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from icehouse.errors import IcehouseError, InvalidFormat, NotFound, OverQuota, StorageError
+from icehouse.errors import IcehouseError, InvalidFormat, NotFound, OverQuota, RateLimited, StorageError
 from icehouse.http.asgi import Header, Message, Receive, Scope, Send, answer, find_header
 from icehouse.http.errors import make_problem
 from icehouse.http.files import ACCEPT_RANGES, PRIVATE, PUBLIC_HOUR, VARY
@@ -35,6 +36,8 @@ _NO_METHOD: Final = b"This URL does not have that method; Allow has those that i
 _TOO_LARGE: Final = 413
 _FIRST_RETRIED: Final = 500
 _NOT_NOW: Final = 409
+_COME_AGAIN: Final = 503
+_SENDS_NOTHING_SECONDS: Final = 0.5  # a client that expects to be told to send its body does so after one unasked
 
 _log = structlog.get_logger(__name__)
 
@@ -158,7 +161,14 @@ class CacheFiles:
             is_started = True
             await send(message)
 
-        request = FileRequest(scope, receive, send_noting, self._parts, cache_name, names)
+        until = time.monotonic() + _SENDS_NOTHING_SECONDS if expects_continue(scope) else 0.0
+
+        async def receive_noting() -> Message:
+            nonlocal until
+            until = 0.0
+            return await receive()
+
+        request = FileRequest(scope, receive_noting, send_noting, self._parts, cache_name, names)
         try:
             await handler(request)
         except ClientLeft:
@@ -169,7 +179,7 @@ class CacheFiles:
             if is_started:  # Only a connection that ends too soon can still say that the body is not whole.
                 _log.exception("a file could not be sent whole", route=route.template, cache=cache_name)
                 raise
-            await _answer_error(scope, send, exc)
+            await _answer_error(scope, send, exc, has_body_still=time.monotonic() < until)
 
     def _find(self, raw_path: bytes) -> tuple[FileRoute, str, tuple[str, ...]] | None:
         in_cache = _CACHE.fullmatch(raw_path)
@@ -191,13 +201,23 @@ async def refuse_unknown_file(scope: Scope, _receive: Receive, send: Send) -> No
         await answer(send, 405, [PLAIN_TEXT, NO_STORE, allow], _NO_METHOD, is_head=False)
 
 
-async def _answer_error(scope: Scope, send: Send, error: Exception) -> None:
+def expects_continue(scope: Scope) -> bool:
+    """Whether the client waits to be told to send the body: it has that still, and can send it another time."""
+    return (find_header(scope, b"expect") or b"").lower() == b"100-continue"
+
+
+async def _answer_error(scope: Scope, send: Send, error: Exception, *, has_body_still: bool = False) -> None:
     problem, headers = make_problem(error, scope["state"].get("request_id", ""))
     status, text = problem.status, problem.detail
     if isinstance(error, StorageError) or not isinstance(error, IcehouseError):
         _log.error("request failed", path=scope["raw_path"].decode("ascii", "replace"), exc_info=error)
         text = f"{text} (request {problem.request_id})"
-    if scope["method"] == "PUT" and (status >= _FIRST_RETRIED or status == 429):  # noqa: PLR2004  too many requests
+    if isinstance(error, RateLimited) and has_body_still:
+        # Tried with Nix 2.8, 2.26 and 2.34: each waits a little and sends the whole body then, which it could not if it
+        # had sent some. After a 429 some would wait for a minute.
+        status = _COME_AGAIN
+        headers["connection"] = "close"  # what comes next could be the body or another request
+    elif scope["method"] == "PUT" and (status >= _FIRST_RETRIED or status == 429):  # noqa: PLR2004  too many requests
         status = _TOO_LARGE if isinstance(error, OverQuota) else _NOT_NOW
         headers.pop("retry-after", None)
     if isinstance(error, NotFound) and not text:

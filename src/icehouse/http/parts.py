@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from icehouse.api.server import ServerParameters
 from icehouse.db.engine import Database
-from icehouse.errors import RateLimited
 from icehouse.http.metrics import ServerCounters
 from icehouse.services.access import Access
 from icehouse.services.aliases import Aliases
@@ -33,37 +31,13 @@ from icehouse.services.revocations import Revocations
 from icehouse.services.tokens import Tokens
 from icehouse.services.trash import Trash
 from icehouse.services.trust import Trust
+from icehouse.services.upload_slots import UploadSlots
 
 MAX_UPLOADS_AT_ONCE: Final = 8
 """Packs that are received at the same time; each takes some megabytes of memory and a thread's attention."""
 
-RETRY_UPLOAD_SECONDS: Final = 1
-
-
-class UploadSlots:
-    """How many uploads are under way. Belongs to one event loop."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._taken = 0
-
-    @contextlib.contextmanager
-    def take(self) -> Generator[None]:
-        """Hold one slot.
-
-        Raises:
-            RateLimited: all are taken. Waiting in line would hold a connection that brings nothing forward.
-        """
-        if self._taken >= self._limit:
-            raise RateLimited(
-                f"{self._limit} uploads are under way, as many as this server takes at once",
-                retry_after_seconds=RETRY_UPLOAD_SECONDS,
-            )
-        self._taken += 1
-        try:
-            yield
-        finally:
-            self._taken -= 1
+MAX_UPLOADS_OF_TOKEN: Final = 6
+"""Of them with one token. A push sends two at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,4 +77,6 @@ class ServerParts:
     """For each address; 0: no limit."""
     trusted_proxies: tuple[str, ...] = ()
     """Networks of proxies whose word about a client's address is believed."""
-    uploads: UploadSlots = field(default_factory=lambda: UploadSlots(MAX_UPLOADS_AT_ONCE))
+    uploads: UploadSlots = field(
+        default_factory=lambda: UploadSlots(MAX_UPLOADS_AT_ONCE, of_one_token=MAX_UPLOADS_OF_TOKEN)
+    )

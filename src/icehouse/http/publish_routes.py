@@ -89,7 +89,7 @@ async def receive_pack(
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Unsupported("Content-Encoding: a pack is sent as it is")
     counters = parts.counters.route("/api/v1/caches/{cache_name}/packs")
-    with parts.uploads.take():
+    with parts.uploads.take(None if entry.grant is None else entry.grant.token_id):
         announced = _parse_content_length(request.headers.get("content-length"))
         pieces = receive_pieces(cast("Receive", request.receive), announced=announced, max_bytes=MAX_UPLOAD_BYTES)
         return await parts.packs.receive_pack(entry.cache, _count(pieces, counters))

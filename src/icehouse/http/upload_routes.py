@@ -7,7 +7,7 @@ from typing import Final
 
 from icehouse.errors import Conflict, NotFound, Unsupported
 from icehouse.http.asgi import Header, find_header
-from icehouse.http.cache_files import FileRequest, FileRoute
+from icehouse.http.cache_files import FileRequest, FileRoute, expects_continue
 from icehouse.http.files import PRIVATE_FOREVER, PUBLIC_FOREVER, VARY, send_file
 from icehouse.http.streaming import send_blocks
 from icehouse.nix.cache_info import MAX_CACHE_INFO_BYTES, parse_cache_info
@@ -57,7 +57,11 @@ async def receive_nar(request: FileRequest) -> None:
     if find_header(request.scope, b"content-encoding") not in {None, b"identity"}:
         raise Unsupported("Content-Encoding: a NAR is sent as its name says")
     await request.parts.nar_uploads.receive_nar(
-        entry.cache, request.names[0], request.pieces(max_bytes=MAX_UPLOADED_FILE_BYTES), token_id=_token_id(entry)
+        entry.cache,
+        request.names[0],
+        request.pieces(max_bytes=MAX_UPLOADED_FILE_BYTES),
+        token_id=_token_id(entry),
+        can_come_again=expects_continue(request.scope),
     )
     await request.answer_stored()
 

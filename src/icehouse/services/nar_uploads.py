@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
+from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection
 
@@ -32,12 +33,17 @@ from icehouse.rules.recipes import MAX_RECIPE_BYTES, make_recipe, render_recipe
 from icehouse.services.nars import NarRegistry
 from icehouse.services.pack_writing import PackWriter, publish_pack
 from icehouse.services.quotas import check_room
+from icehouse.services.upload_slots import UploadSlots
 from icehouse.services.workers import Workers
 from icehouse.storage.blobs import BlobStore
 
 _FILE_NAME: Final = re.compile(r"([0-9a-df-np-sv-z]{52})\.nar(?:\.[a-z0-9]{1,8})?")
 _UPLOADS_AT_ONCE: Final = 16  # each holds a decoder, and some megabytes besides
+_OF_TOKEN_AT_ONCE: Final = 12  # of them, so that slow clients with one token do not hold up all others
 _AT_WORK_AT_ONCE: Final = 4  # of them; the others wait for their clients, who may be slow
+_OPEN: Final = 512  # that are received or wait for their turn; each may hold some 100 kB in buffers
+_OPEN_OF_TOKEN: Final = 128  # a `nix copy` has 25
+_CANNOT_COME_AGAIN: Final = 2  # times as many of those may be open
 _FED_BYTES: Final = 1024 * 1024  # of the file, gathered for one turn of a thread
 _STRETCH_BYTES: Final = 4 * 1024 * 1024  # of the NAR, unpacked and cut in one turn of a thread
 _FRAMES_AT_ONCE_BYTES: Final = 1024 * 1024  # of chunks that one thread compresses
@@ -79,18 +85,28 @@ class NarUploads:
         self._clock = clock
         self._zstd_level = zstd_level
         self._max_nar_bytes = max_nar_bytes
+        self._slots = UploadSlots(_OPEN, of_one_token=_OPEN_OF_TOKEN)
         self._at_once = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+        self._of_token: WeakValueDictionary[int | None, asyncio.Semaphore] = WeakValueDictionary()
         self._at_work = asyncio.Semaphore(_AT_WORK_AT_ONCE)
 
     async def receive_nar(
-        self, cache: CacheRow, file_name: str, body: AsyncIterator[bytes], *, token_id: int | None
+        self,
+        cache: CacheRow,
+        file_name: str,
+        body: AsyncIterator[bytes],
+        *,
+        token_id: int | None,
+        can_come_again: bool = False,
     ) -> None:
         """Take a file and keep its NAR, staged until a narinfo names it. Repeating it changes nothing.
 
         The order: packs and the rows of their chunks while the file arrives; then the NAR, once it is checked; then the
-        upload's row. More uploads than are taken at once wait for their turn, before anything of theirs is read.
+        upload's row. More uploads than are taken at once wait for their turn, before anything of theirs is read; those
+        for which there is no more room to wait are refused, of those that can come again half as many.
 
         Raises:
+            RateLimited: too many wait, or too many with this token. Nothing of the body was read.
             InvalidFormat: the file is named otherwise than by its hash, cannot be decoded, or holds no valid NAR.
             Unsupported: its compression is not read here.
             TooLarge: the NAR is larger than this server takes.
@@ -100,7 +116,14 @@ class NarUploads:
         """
         expected_hash = parse_upload_name(file_name)
         await check_room(self._database, cache)
-        async with self._at_once:
+        with self._slots.take(token_id, factor=1 if can_come_again else _CANNOT_COME_AGAIN):
+            await self._receive_in_turn(cache, file_name, expected_hash, body, token_id=token_id)
+
+    async def _receive_in_turn(
+        self, cache: CacheRow, file_name: str, expected_hash: bytes, body: AsyncIterator[bytes], *, token_id: int | None
+    ) -> None:
+        of_token = self._of_token.setdefault(token_id, asyncio.Semaphore(_OF_TOKEN_AT_ONCE))
+        async with of_token, self._at_once:
             unpacking = _Unpacking(file_name, cache.store_dir, max_nar_bytes=self._max_nar_bytes)
             intake = _Intake(cache, self._database, self._blobs, self._workers, self._clock, level=self._zstd_level)
             try:
