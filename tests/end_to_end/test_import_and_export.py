@@ -23,6 +23,7 @@ from icehouse.nix.store_paths import HashPart, StorePath
 from tests.client.private_nix import PrivateNix
 from tests.end_to_end.conftest import CLOSURE, ServerProcess, User
 from tests.end_to_end.nix_clients import SYSTEM_LINE, NixClient
+from tests.s3_bucket import CREDENTIALS, serve_bucket
 
 pytestmark = pytest.mark.end_to_end
 
@@ -117,6 +118,21 @@ def test_a_closure_is_imported_over_http_with_a_password(
     assert set(credentials) == {"Basic YW5uOnNlY3JldA=="}
     whole = admin.try_icehouse(*command)
     assert (whole.code, "cannot be listed" in whole.err) == (1, True)
+
+
+def test_a_bucket_is_imported_whole(
+    admin: User, builder: PrivateNix, cache: str, top: str, key: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "source"
+    copy(builder, folder, top, f"compression=zstd&secret-key={key[0]}")
+    user = User(admin.home, {**admin.environment, **CREDENTIALS})
+    with serve_bucket() as bucket:
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        bucket.objects = {f"c/{file.relative_to(folder)}": file.read_bytes() for file in files}
+        command = ("import", cache, bucket.url("/c"), "--trusted-public-key", key[1])
+        assert user.icehouse(*command, "--json").json["paths_imported"] == 3
+        refused = admin.try_icehouse(*command)
+    assert (refused.code, refused.err.count("\n")) == (3, 1)
 
 
 def damage(folder: Path, path: str, how: str) -> None:

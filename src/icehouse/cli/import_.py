@@ -43,7 +43,9 @@ class ImportOptions:
 @app.command(epilog=EXIT_CODES_HELP)
 def import_(  # noqa: PLR0913  each is an option of the command
     cache: CacheArgument,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A binary cache: https://…, file:///…, or a folder.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A binary cache: https://…, s3://…, file:///…, or a folder.")
+    ],
     paths: Annotated[
         list[str] | None,
         typer.Argument(

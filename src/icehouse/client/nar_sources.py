@@ -187,7 +187,7 @@ def parse_narinfo_names(names: list[str]) -> list[HashPart]:
 async def open_source(
     text: str, environment: Mapping[str, str], netrc_file: Path | None = None
 ) -> AsyncGenerator[NarSource]:
-    """The cache that the user means: an address of http or https, ``file://`` and a folder, or a folder's path.
+    """The cache that the user means: an address of http, https or s3, ``file://`` and a folder, or a folder's path.
 
     Raises:
         InvalidFormat: another kind of address, or a netrc file that is none.
@@ -201,8 +201,12 @@ async def open_source(
     elif scheme in {"http", "https"}:
         async with _client() as client:
             yield HttpSource(client, text, _find_login(text, environment, netrc_file))
+    elif scheme == "s3":
+        from icehouse.client.s3_source import S3Source  # noqa: PLC0415  it takes a library that only this needs
+
+        yield S3Source.open(text, environment)
     else:
-        raise InvalidFormat(f"source {text!r}: expected http://…, https://…, file:///… or a folder")
+        raise InvalidFormat(f"source {text!r}: expected http://…, https://…, s3://…, file:///… or a folder")
 
 
 @asynccontextmanager
