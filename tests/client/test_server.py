@@ -1,6 +1,7 @@
 """The client of the API tries again what may pass, and tells errors in the server's words."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -11,6 +12,7 @@ import pytest
 from icehouse.api.caches import CacheCreate
 from icehouse.api.publish import ChunksMissingAnswer
 from icehouse.api.server import Problem
+from icehouse.client import server as server_module
 from icehouse.client.logins import Login
 from icehouse.client.server import connect
 from icehouse.errors import (
@@ -190,6 +192,20 @@ async def test_nobody_there_is_told_with_the_cause() -> None:
     async with connect(Login("http://127.0.0.1:9")) as client:
         with pytest.raises(Unavailable, match="Connection refused"):
             await client.parameters()
+
+
+async def test_a_server_that_does_not_answer_is_waited_for_and_that_is_told_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "SLOW_SECONDS", 0.01)
+    monkeypatch.setattr(server_module, "FIRST_ANSWER_SECONDS", 0.2)
+    told: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connections are taken by the kernel, and by nobody else
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        async with connect(Login(url), warn=told.append) as client:
+            with pytest.raises(Unavailable, match=r"cannot be reached: .*timed out"):
+                await client.list_caches()
+    assert told == [f"{url} has not answered for 0.01 seconds; waiting"]
 
 
 async def test_known_chunks_come_with_their_numbers(scripted: Callable[..., ScriptedServer]) -> None:

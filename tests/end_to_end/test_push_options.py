@@ -1,6 +1,8 @@
 """What `icehouse push` leaves out, tells beforehand, waits for, and does where the server does not do its part."""
 
 import json
+import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -145,6 +147,25 @@ def test_best_effort_leaves_with_0_where_another_program_answers(
 ) -> None:
     server = scripted(*[answer] * 50)
     best_effort(stranger, f"{server.url}/a")
+
+
+def test_best_effort_ends_in_time_also_where_nix_hangs(stranger: tuple[User, str], tmp_path: Path) -> None:
+    user, path = stranger
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "nix").write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 600\n")
+    (programs / "nix").chmod(0o755)
+    hanging = User(user.home, {**user.environment, "PATH": f"{programs}:{user.environment['PATH']}"})
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/a"
+        done = hanging.try_icehouse("push", url, path, "--best-effort", "--timeout=1s")
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    assert done.code == 0
+    assert done.err.splitlines() == [
+        "icehouse: the push was given up after 1s, as --timeout says",
+        f"icehouse: Not pushed to {url}: anything.",
+        "icehouse: the time is over, and something that reads the store does not end: leaving",
+    ]
 
 
 def test_without_best_effort_a_push_that_takes_too_long_fails(stranger: tuple[User, str]) -> None:

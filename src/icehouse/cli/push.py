@@ -184,7 +184,7 @@ def _bounded(options: PushOptions) -> Generator[None]:
         return
 
     def give_up() -> None:
-        sys.stderr.write("icehouse: the time is over, and something does not let go; what was not pushed is unknown\n")
+        sys.stderr.write("icehouse: the time is over, and something that reads the store does not end: leaving\n")
         sys.stderr.flush()
         os._exit(0 if options.is_best_effort else exit_code_of(Unavailable("")))
 

@@ -31,6 +31,8 @@ class Services:
 
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     stdin: TextIO = field(default_factory=lambda: sys.stdin)
+    is_quiet: bool = False
+    """Whether nobody wants to know how things go."""
 
     @property
     def config_home(self) -> Path:
@@ -68,7 +70,8 @@ class Services:
         from icehouse.client.server import connect
 
         tell = _tell if self.environment.get(VERBOSE_VARIABLE) else None
-        async with connect(login, bytes_per_second=bytes_per_second, tell=tell) as server:
+        warn = None if self.is_quiet else _tell
+        async with connect(login, bytes_per_second=bytes_per_second, tell=tell, warn=warn) as server:
             yield server
 
 
@@ -86,7 +89,7 @@ def carry_out(
         typer.Exit: something went wrong, and was told.
     """
     try:
-        asyncio.run(run(options, Services(), printer))
+        asyncio.run(run(options, Services(is_quiet=printer.is_quiet), printer))
     except IcehouseError as error:
         printer.error(error)
         raise typer.Exit(exit_code_of(error)) from error

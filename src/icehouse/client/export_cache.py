@@ -88,7 +88,7 @@ async def export_paths(
 
     async def fetch(info: NarInfo) -> None:
         async with slots:
-            counts.read_bytes += await try_again(lambda: _fetch(source, folder, info))
+            await try_again(lambda: _fetch(source, folder, info, counts))
 
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -147,8 +147,8 @@ def _parse(source: NarSource, hash_part: HashPart, text: bytes) -> NarInfo:
     return info
 
 
-async def _fetch(source: NarSource, folder: Path, info: NarInfo) -> int:
-    """Write the file of a NAR as it is, if it decodes to what its narinfo says. Its bytes."""
+async def _fetch(source: NarSource, folder: Path, info: NarInfo, counts: ExportCounts) -> None:
+    """Write the file of a NAR as it is, if it decodes to what its narinfo says."""
     checker = NarChecker(info)
     place = folder / info.url
     partial = place.with_name(f".{place.name}.partial")
@@ -156,13 +156,13 @@ async def _fetch(source: NarSource, folder: Path, info: NarInfo) -> int:
         with await asyncio.to_thread(partial.open, "wb") as file:
             async with aclosing(source.read(info.url)) as pieces:
                 async for piece in pieces:
+                    counts.read_bytes += len(piece)
                     await asyncio.to_thread(_take, checker, piece, file)
             checker.finish()
             await asyncio.to_thread(_sync, file)
         await asyncio.to_thread(partial.replace, place)
     except OSError as exc:
         raise Conflict(f"{place} cannot be written: {exc.strerror}") from exc
-    return checker.read_bytes
 
 
 def _take(checker: NarChecker, piece: bytes, file: BinaryIO) -> None:

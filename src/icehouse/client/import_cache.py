@@ -251,7 +251,7 @@ class _Import:
             async with self._slots:
                 narinfo = self._infos[info.store_path.hash_part]
                 try:
-                    self._counts.downloaded_bytes += await try_again(lambda: spool.receive(self._source, narinfo))
+                    await try_again(lambda: spool.receive(self._source, narinfo, self._count))
                 except Denied:
                     raise
                 except IcehouseError as exc:
@@ -266,6 +266,9 @@ class _Import:
         for info in window:
             if info.nar_hash in failed:
                 self._fail(info.store_path.hash_part, info.store_path.base_name, failed[info.nar_hash])
+
+    def _count(self, size: int) -> None:
+        self._counts.downloaded_bytes += size
 
     async def _send(self, plan: PushPlan, window: list[ValidPath], spool: NarSpool) -> None:
         publish = self._without_left(window)

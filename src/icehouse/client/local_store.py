@@ -119,7 +119,7 @@ class LocalStore:
             IcehouseError: as `read_closure`.
         """
         full = derivation.full(self.store_dir)
-        outputs = self._parse_paths(self._query("--outputs", [full]))
+        outputs = sorted(self._parse_paths(self._query("--outputs", [full])), key=lambda path: path.name)
         if names is None:
             built = [path for path in outputs if self._is_there(path)]
             if not built:

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import BuilderError, PyreqwestError
 
+from icehouse.client.causes import cause_of
 from icehouse.errors import Denied, InvalidFormat, NotFound, Unavailable, Unsupported
 from icehouse.nix.narinfo import MAX_NARINFO_BYTES, NarInfo, parse_narinfo
 from icehouse.nix.store_paths import HashPart, parse_hash_part
@@ -155,7 +156,7 @@ class HttpSource:
         except BuilderError as exc:
             raise InvalidFormat(f"{url} is not the address of a binary cache: {exc.message}") from exc
         except PyreqwestError as exc:
-            raise Unavailable(f"{url} cannot be reached: {exc.message}") from exc
+            raise Unavailable(f"{url} cannot be reached: {cause_of(exc)}") from exc
 
     async def list_hash_parts(self) -> list[HashPart]:
         """As the protocol says: it cannot."""
@@ -198,7 +199,7 @@ async def open_source(
         yield _folder(text)
     elif scheme == "file":
         yield _folder(unquote(rest.partition("?")[0]))
-    elif scheme in {"http", "https"}:
+    elif scheme in {"http", "https"} and urlsplit(text).hostname:
         async with _client() as client:
             yield HttpSource(client, text, _find_login(text, environment, netrc_file))
     elif scheme == "s3":

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -41,11 +41,13 @@ class NarSpool:
         """A NAR that was received."""
         return LocalNar(info, self._place(info.nar_hash), _read_pieces)
 
-    async def receive(self, source: NarSource, info: NarInfo) -> int:
+    async def receive(self, source: NarSource, info: NarInfo, count: Callable[[int], None]) -> None:
         """Read a NAR from *source*, and keep it if it has the hash and the size that its narinfo says.
 
-        Returns:
-            The bytes that were read.
+        Args:
+            source: where it is.
+            info: its narinfo.
+            count: told of bytes of the file as they come.
 
         Raises:
             Corrupt: it has not.
@@ -58,9 +60,9 @@ class NarSpool:
         with place.open("wb") as file:
             async with aclosing(source.read(info.url)) as pieces:
                 async for piece in pieces:
+                    count(len(piece))
                     await asyncio.to_thread(checker.take, piece, file)
         checker.finish()
-        return checker.read_bytes
 
     def clear(self) -> None:
         """Delete them."""
@@ -84,8 +86,7 @@ class NarChecker:
         self._hasher = hashlib.sha256()
         self._nar_bytes = 0
         self._max_bytes = max(info.nar_size, info.file_size or 0) + _MAX_OVERHEAD_BYTES
-        self.read_bytes = 0
-        """Bytes of the file, as it is stored there."""
+        self._read_bytes = 0
 
     def take(self, piece: bytes, file: BinaryIO | None = None) -> None:
         """Take the next bytes of the file; the NAR's go to *file*.
@@ -94,8 +95,8 @@ class NarChecker:
             TooLarge: there are more than a NAR of that size needs.
             InvalidFormat: they cannot be decoded.
         """
-        self.read_bytes += len(piece)
-        if self.read_bytes > self._max_bytes:
+        self._read_bytes += len(piece)
+        if self._read_bytes > self._max_bytes:
             raise TooLarge(
                 f"{self._info.url} has more than {self._max_bytes} bytes, for a NAR of {self._info.nar_size}"
             )

@@ -48,6 +48,7 @@ from icehouse.api.revocations import RevocationAnswer, RevocationCreate, Revocat
 from icehouse.api.server import Problem, ServerParameters
 from icehouse.api.tokens import TokenCreate, TokenCreated, TokenView
 from icehouse.api.trust import ExchangeAnswer, ExchangeRequest, TrustCreate, TrustView
+from icehouse.client.causes import cause_of
 from icehouse.client.job_tokens import JobTokens, explain
 from icehouse.client.logins import Login
 from icehouse.client.pacing import Pacer
@@ -68,6 +69,9 @@ from icehouse.errors import (
 CONNECT_SECONDS: Final = 15
 SILENCE_SECONDS: Final = 300
 """How long a server may say nothing: it may be putting a large NAR together."""
+
+SLOW_SECONDS: Final = 10
+"""After this time without any answer it is said that one is waited for."""
 
 FIRST_ANSWER_SECONDS: Final = 60
 """How long it may take over its very first answer, where that is only read: what hangs is soon told from what works."""
@@ -113,10 +117,19 @@ Tell = Callable[[str], None]
 class Server:
     """A server and what was sent to it. Any number of tasks of one event loop may use it; made by `connect`."""
 
-    def __init__(self, client: Client, login: Login, pacer: Pacer | None = None, tell: Tell | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        login: Login,
+        *,
+        pacer: Pacer | None = None,
+        tell: Tell | None = None,
+        warn: Tell | None = None,
+    ) -> None:
         self._client = client
         self._pacer = pacer
         self._tell = tell
+        self._warn = warn
         self._series = secrets.token_hex(4)
         self._request_count = 0
         self._login = login
@@ -433,7 +446,11 @@ class Server:
 
     async def _stream_lines(self, path: str, body: bytes) -> AsyncGenerator[bytes]:
         """The lines of an answer as they come, without those that are empty."""
+        request_id = self._new_request_id()
         request = self._client.post(self._api + path).header("Content-Type", _JSON).body_bytes(body)
+        request = request.header("X-Request-Id", request_id)
+        if self._tell is not None:
+            self._tell(f"POST {self.url}/api/v1{path}: waiting for its lines (request {request_id})")
         token = await self._credential()
         if token is not None:
             request = request.bearer_auth(token)
@@ -458,7 +475,12 @@ class Server:
         except BuilderError as exc:
             raise InvalidFormat(f"{self.url} is not the address of a server: {exc.message}") from exc
         except PyreqwestError as exc:
-            raise Unavailable(f"{self.url} cannot be reached: {_cause_of(exc)}") from exc
+            raise Unavailable(f"{self.url} cannot be reached: {cause_of(exc)}") from exc
+
+    def _new_request_id(self) -> str:
+        """An id that the server keeps, so that a request can be found in its log also if no answer came."""
+        self._request_count += 1
+        return f"{self._series}-{self._request_count}"
 
     async def _try_once(
         self, method: str, path: str, body: bytes | None, content_type: str | None, *, also: int
@@ -489,7 +511,7 @@ class Server:
             response = await self._client.get(url).bearer_auth(token).build().send()
             data = bytes(await response.bytes())
         except PyreqwestError as exc:
-            raise Unavailable(f"the CI gives no identity: {_cause_of(exc)}") from exc
+            raise Unavailable(f"the CI gives no identity: {cause_of(exc)}") from exc
         if response.status != _OK:
             kind = Unavailable if response.status >= _SERVER_FAULT else Denied
             raise kind(f"the CI gives no identity: it answered with status {response.status}")
@@ -498,9 +520,7 @@ class Server:
     async def _send(
         self, method: str, path: str, body: bytes | None, content_type: str | None, *, token: str | None, also: int
     ) -> bytes:
-        # The server keeps an id that it is sent, so that a request can be found in its log also if no answer came.
-        self._request_count += 1
-        request_id = f"{self._series}-{self._request_count}"
+        request_id = self._new_request_id()
         request = self._client.request(method, self._api + path).header("X-Request-Id", request_id)
         if token is not None:
             request = request.bearer_auth(token)
@@ -517,6 +537,7 @@ class Server:
         what = f"{method} {self.url}/api/v1{path}"
         began = time.monotonic()
         outcome = "broken off"
+        slowness = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._tell_slowness)
         try:
             response = await request.build().send()
             data = bytes(await response.bytes())
@@ -524,9 +545,10 @@ class Server:
         except BuilderError as exc:
             raise InvalidFormat(f"{self.url} is not the address of a server: {exc.message}") from exc
         except PyreqwestError as exc:
-            outcome = _cause_of(exc)
+            outcome = cause_of(exc)
             raise Unavailable(f"{self.url} cannot be reached: {outcome}") from exc
         finally:
+            slowness.cancel()
             if self._tell is not None:
                 sent = "" if body is None else f", {len(body)} bytes sent"
                 milliseconds = round((time.monotonic() - began) * 1000)
@@ -536,10 +558,16 @@ class Server:
             return data
         raise _as_error(response, data, what)
 
+    def _tell_slowness(self) -> None:
+        """Say once that nothing was heard yet: a person would else wonder what happens."""
+        if self._warn is not None and not self._has_answered:
+            self._warn(f"{self.url} has not answered for {SLOW_SECONDS} seconds; waiting")
+            self._warn = None
+
 
 @asynccontextmanager
 async def connect(
-    login: Login, *, bytes_per_second: int | None = None, tell: Tell | None = None
+    login: Login, *, bytes_per_second: int | None = None, tell: Tell | None = None, warn: Tell | None = None
 ) -> AsyncGenerator[Server]:
     """The server of a login. Nothing is sent yet; connections close at the end of the context.
 
@@ -547,6 +575,7 @@ async def connect(
         login: its address, and who asks.
         bytes_per_second: how fast bodies of requests are sent, all together, at most.
         tell: where a line about each request goes, with its id.
+        warn: where a line goes if the server's first answer does not come.
 
     Raises:
         InvalidFormat: the login's address is malformed (with the first request).
@@ -561,7 +590,8 @@ async def connect(
         .build()
     )
     async with client:
-        yield Server(client, login, None if bytes_per_second is None else Pacer(bytes_per_second), tell)
+        pacer = None if bytes_per_second is None else Pacer(bytes_per_second)
+        yield Server(client, login, pacer=pacer, tell=tell, warn=warn)
 
 
 def _count_cancellations() -> int:
@@ -650,12 +680,3 @@ def _retry_after(text: str | None) -> int | None:
         return int(text[:_MAX_DIGITS])
     behind = _compare_clocks(text)
     return None if behind is None else max(0, round(-behind))
-
-
-def _cause_of(exc: PyreqwestError) -> str:
-    """The innermost cause, which says most: 'Connection refused' rather than 'error sending request'."""
-    details = getattr(exc, "details", None)
-    causes = details.get("causes") if isinstance(details, dict) else None  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType] - a library's untyped details
-    if causes:
-        return str(causes[-1]["message"])  # pyright: ignore[reportUnknownArgumentType] - as above
-    return exc.message

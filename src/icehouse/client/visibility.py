@@ -10,6 +10,7 @@ from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import PyreqwestError
 
 from icehouse.api.caches import CacheView
+from icehouse.client.causes import cause_of
 from icehouse.errors import Denied, InvalidFormat, Unavailable
 from icehouse.nix.narinfo import NarInfo, parse_narinfo
 from icehouse.nix.path_info_json import ValidPath
@@ -93,7 +94,7 @@ async def _find_unseen(
             try:
                 return await _find_fault(question, store_dir, info, keys)
             except PyreqwestError as exc:
-                return f"the cache cannot be reached: {exc.message}"
+                return f"the cache cannot be reached: {cause_of(exc)}"
 
     reasons = await asyncio.gather(*(ask(info) for info in paths))
     return {info: reason for info, reason in zip(paths, reasons, strict=True) if reason is not None}
