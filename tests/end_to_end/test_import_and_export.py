@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import stamina
 
 from icehouse.client import import_cache
 from icehouse.client.import_cache import ImportCounts, ImportSettings, import_paths
 from icehouse.client.logins import Login
 from icehouse.client.nar_sources import FolderSource
 from icehouse.client.server import connect
-from icehouse.errors import Denied
+from icehouse.errors import Denied, InvalidFormat, Unavailable
 from icehouse.nix.narinfo import parse_narinfo
 from icehouse.nix.store_paths import HashPart, StorePath
 from tests.client.private_nix import PrivateNix
@@ -71,6 +72,10 @@ def test_a_folder_that_nix_wrote_is_imported_whole(
         for signature in admin.icehouse("path", "info", cache, top, "--json").json["signatures"]
     ]
     assert "source-1" in names
+    view = admin.icehouse("cache", "show", cache, "--json").json
+    reader = NixClient.make(SYSTEM_LINE, tmp_path / "reader", builder.environment["NIX_STORE_DIR"])
+    reader.use_cache(view["url"], view["public_keys"][0])
+    reader.pull(top)
     again = admin.icehouse(*command, "--json").json
     assert (again["paths_imported"], again["paths_present"], again["downloaded_bytes"]) == (0, 3, 0)
 
@@ -237,6 +242,35 @@ async def test_an_import_that_broke_off_goes_on_where_it_stopped(
     assert rest.push.paths_pushed == 3 - broken.push.paths_pushed
     assert rest.faults == {}
     assert admin.icehouse("path", "info", cache, top).code == 0
+
+
+class AbsentSource(FolderSource):
+    """A folder whose NARs cannot be read, for now."""
+
+    async def read(self, place: str) -> AsyncGenerator[bytes]:
+        if place.startswith("nar/"):
+            raise Unavailable(place)
+        async for piece in super().read(place):
+            yield piece
+
+
+async def test_a_source_that_goes_away_ends_the_import_and_is_no_fault_of_its_paths(
+    server: ServerProcess, builder: PrivateNix, cache: str, top: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "source"
+    copy(builder, folder, top, "compression=zstd")
+    source, settings = AbsentSource(folder), ImportSettings(None)
+    async with connect(Login(server.url, server.admin_token)) as client:
+        with stamina.set_testing(True, attempts=1):
+            counts = ImportCounts()
+            await import_paths(client, cache, source, None, settings=settings, counts=counts)
+            assert len(counts.faults) == 3  # a few may fail
+            monkeypatch.setattr(import_cache, "MAX_OUTAGES", 1)
+            with pytest.raises(Unavailable):
+                await import_paths(client, cache, source, None, settings=settings, counts=ImportCounts())
+            monkeypatch.setattr(import_cache, "MAX_PATHS", 2)
+            with pytest.raises(InvalidFormat, match="names more than 2 paths"):
+                await import_paths(client, cache, source, None, settings=settings, counts=ImportCounts())
 
 
 def test_an_export_is_a_cache_for_nix_and_can_be_imported(

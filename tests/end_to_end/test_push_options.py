@@ -168,6 +168,29 @@ def test_best_effort_ends_in_time_also_where_nix_hangs(stranger: tuple[User, str
     ]
 
 
+def test_best_effort_leaves_with_0_where_the_server_dies_meanwhile(
+    admin: User, builder: PrivateNix, server: ServerProcess, caches: tuple[str, str], pushed_from: tuple[str, ...]
+) -> None:
+    top, large = builder.build(CLOSURE, "top"), builder.build(CLOSURE, "large")
+    options = ("--best-effort", "--timeout", "6s", "--limit-rate", "400KiB", "--verbose", "--json")
+    push = admin.start("push", caches[0], *pushed_from, top, *options)
+    assert push.stdout is not None
+    assert push.stderr is not None
+    for line in push.stderr:
+        if f"/caches/{caches[0]}/packs" in line:  # one of several packs has arrived
+            break
+    server.stop(signal.SIGKILL)
+    out, err = push.communicate()
+    assert push.returncode == 0
+    told = json.loads(out)
+    assert told["error"] is not None
+    assert Path(large).name in told["not_pushed"]
+    assert Path(top).name in told["not_pushed"]
+    assert f"icehouse: Not pushed to {caches[0]}: " in err
+    server.start()
+    assert admin.icehouse("push", caches[0], *pushed_from, top, "--json").json["not_pushed"] == []
+
+
 def test_without_best_effort_a_push_that_takes_too_long_fails(stranger: tuple[User, str]) -> None:
     user, path = stranger
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -34,6 +34,12 @@ WINDOW_BYTES: Final = 512 * 1024 * 1024
 """NARs that lie in the folder at once, twice; a larger one lies there alone."""
 
 WINDOW_PATHS: Final = 2000
+MAX_PATHS: Final = 5_000_000
+"""More than any cache's: a source could name ever new paths without end."""
+
+MAX_OUTAGES: Final = 10
+"""How many NARs may fail since the source does, each after some tries; then the source is taken to be away."""
+
 _ASKED_AT_ONCE: Final = 1000
 _ATTEMPTS: Final = 5
 _MAX_WAIT_SECONDS: Final = 20
@@ -134,6 +140,7 @@ class _Import:
         self._infos: dict[HashPart, NarInfo] = {}
         self._left: set[HashPart] = set()
         """What cannot be had, nor what needs it."""
+        self._outages = 0
 
     async def run(self, wanted: Iterable[HashPart]) -> None:
         """Find what is missing, then read and send it."""
@@ -175,6 +182,8 @@ class _Import:
         frontier = list(dict.fromkeys(wanted))
         while frontier:
             seen.update(frontier)
+            if len(seen) > MAX_PATHS:
+                raise InvalidFormat(f"{self._source.url} names more than {MAX_PATHS} paths, the most that are imported")
             found: list[NarInfo] = []
             for batch in _batches(frontier, min(self._parameters.max_hash_parts, _ASKED_AT_ONCE)):
                 missing = set(await self._server.find_missing(self._view.name, batch))
@@ -255,6 +264,9 @@ class _Import:
                 except Denied:
                     raise
                 except IcehouseError as exc:
+                    self._outages += isinstance(exc, Unavailable)
+                    if self._outages > MAX_OUTAGES:
+                        raise
                     failed[info.nar_hash] = str(exc)
 
         try:
