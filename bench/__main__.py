@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
+from bench.builds import measure_builds
 from bench.comparators import compare_nginx_with_itself
 from bench.copies import measure_copies
 from bench.corpora import bench_folder, make_chain_corpus, make_large_corpus, make_plain_corpus, make_rebuild_corpus
@@ -26,9 +27,10 @@ _MEASUREMENTS: Mapping[str, Callable[[int], list[Row]]] = {
     "memory": measure_memory,
     "lifecycle": measure_lifecycle,
     "start": measure_start_up,
+    "builds": measure_builds,
 }
-_ONLY_BY_NAME = {"copy", "memory", "lifecycle"}  # They need up to 20 GB of disk, and minutes.
-_NEED_NO_CORPUS = {"lifecycle", "start"}
+_ONLY_BY_NAME = {"copy", "memory", "lifecycle", "builds"}  # They need up to 20 GB of disk, and minutes.
+_NEED_NO_CORPUS = {"lifecycle", "start", "builds"}
 
 
 def main() -> int:

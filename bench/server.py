@@ -74,7 +74,7 @@ class IcehouseServer:
         """Push the closure of *roots* from *store*."""
         before = cpu_seconds(self.pid)
         command = [ICEHOUSE, "push", CACHE, *roots, "--store", store.url, "--json", "--quiet"]
-        done = run_measured(command, self._client_environment(store.environment))
+        done = run_measured(command, self.client_environment(store.environment))
         return Pushed(
             seconds=done.seconds,
             client_cpu_seconds=done.cpu_seconds,
@@ -133,7 +133,7 @@ class IcehouseServer:
             time.sleep(0.02)
         if is_new:
             command = [ICEHOUSE, "cache", "create", CACHE, "--public", "--quiet"]
-            run_measured(command, self._client_environment(os.environ))
+            run_measured(command, self.client_environment(os.environ))
         return self
 
     def __exit__(
@@ -141,7 +141,8 @@ class IcehouseServer:
     ) -> None:
         self._stop()
 
-    def _client_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
+    def client_environment(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """An environment in which commands speak to it as its administrator."""
         token = (self.data / "admin-token").read_text().strip()
         return _without_settings(environment) | {"ICEHOUSE_URL": self.url, "ICEHOUSE_TOKEN": token}
 

@@ -22,6 +22,8 @@ _COMMANDS: Final = {
     "push": ("icehouse.cli.push", "app"),
     "watch-exec": ("icehouse.cli.watch", "watch_exec"),
     "watch-store": ("icehouse.cli.watch", "watch_store"),
+    "daemon": ("icehouse.cli.daemon", "app"),
+    "hook": ("icehouse.cli.hook", "app"),
     "import": ("icehouse.cli.import_", "app"),
     "export": ("icehouse.cli.export", "app"),
     "pin": ("icehouse.cli.pin", "pin"),

@@ -84,7 +84,7 @@ def _remove(place: "NixPlace", texts: tuple[str, ...], services: Services, print
             printer.message(f"{place.nix_conf} line {number} names {cache.url} too; it is not ours, and stays.")
     netrc_file = find_netrc_file(nix_conf) or place.netrc
     _clean_netrc(netrc_file, removed, after)
-    _write(place, after)
+    write_own_file(place, after)
     return removed
 
 
@@ -99,12 +99,12 @@ def _clean_netrc(file: Path, removed: "list[UsedCache]", after: "OwnFile") -> No
             replace_text(file, lambda text, host=host: remove_from_netrc(text, host), is_ours=file in after.made)
 
 
-def _write(place: "NixPlace", after: "OwnFile") -> None:
+def write_own_file(place: "NixPlace", after: "OwnFile") -> None:
     """The file of ours goes last: it knows what else is ours, should this be interrupted."""
     from icehouse.client.nix_configuration import remove_include
     from icehouse.client.private_files import replace_text, write_text
 
-    if after.caches:
+    if after.caches or after.hook is not None:
         write_text(place.own_file, after.render(), mode=0o644)
         return
     replace_text(place.nix_conf, remove_include, is_ours=place.nix_conf in after.made)

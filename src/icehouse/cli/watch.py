@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from icehouse.client.server import Server
     from icehouse.client.store_push import PushReport, StorePush
 
-_NICENESS: Final = 19
+NICENESS: Final = 19
 _NAMED_PATHS: Final = 5
 
 StoreOption = Annotated[
@@ -116,7 +116,7 @@ async def run_exec(options: WatchOptions, services: Services, printer: Printer) 
     except OSError as error:
         printer.err.write(f"icehouse: {options.command[0]} cannot be started: {error.strerror}\n")
         raise typer.Exit(exit_code_for(error)) from error
-    os.nice(_NICENESS)  # of this thread, and of all that it starts
+    os.nice(NICENESS)  # of this thread, and of all that it starts
     ended = asyncio.Event()
     pushing = asyncio.create_task(_push_until(ended, store_push, options))
     code = await command.wait(pushing.cancel)
@@ -152,7 +152,7 @@ async def run_store(options: WatchOptions, services: Services, printer: Printer)
     from icehouse.client.service_manager import ServiceManager
 
     services.find_cache(options.cache)
-    os.nice(_NICENESS)
+    os.nice(NICENESS)
     store_push = _make_store_push(options, services)
     manager = ServiceManager(services.environment)
     stopped = asyncio.Event()

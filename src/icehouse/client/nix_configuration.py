@@ -20,6 +20,8 @@ OWN_FILE_NAME: Final = "icehouse.conf"
 INCLUDE_LINE: Final = f"!include {OWN_FILE_NAME}"
 """In nix.conf. The exclamation mark lets the file be absent. Source: Nix, src/libutil/configuration.cc."""
 
+HOOK_SETTING: Final = "post-build-hook"
+
 _KEY_SETTINGS: Final = frozenset({"trusted-public-keys", "extra-trusted-public-keys"})
 _SETTING: Final = re.compile(r"\s*([A-Za-z0-9-]+)\s+=\s*(.*)")
 _HEADER: Final = (
@@ -38,6 +40,8 @@ class OwnFile:
     """Where Nix is to find passwords; `None`: this file does not say."""
     made: tuple[Path, ...] = ()
     """Files that were not there before, and go with the last cache if nothing else is in them."""
+    hook: Path | None = None
+    """The script that Nix runs after each build; `None`: this file does not say."""
 
     @classmethod
     def parse(cls, file: Path, text: str) -> Self:
@@ -49,6 +53,7 @@ class OwnFile:
         caches: list[UsedCache] = []
         made: list[Path] = []
         netrc_file: Path | None = None
+        hook: Path | None = None
         for number, line in enumerate(text.splitlines(), 1):
             name, _, value = line.partition(" = ")
             if (match := _CACHE.fullmatch(line)) is not None:
@@ -59,18 +64,22 @@ class OwnFile:
                 caches[-1] = replace(caches[-1], public_keys=tuple(value.split()))
             elif name == "netrc-file":
                 netrc_file = Path(value)
+            elif name == HOOK_SETTING:
+                hook = Path(value)
             elif line and line != _HEADER and not (caches and line == _substituter_line(caches[-1])):
                 raise InvalidFormat(
                     f"{file} line {number}: {excerpt(line)} was not written by icehouse; lines of your own belong into "
                     "nix.conf"
                 )
-        return cls(tuple(caches), netrc_file, tuple(made))
+        return cls(tuple(caches), netrc_file, tuple(made), hook)
 
     def render(self) -> str:
         """The text of the file."""
         lines = [_HEADER, *(f"{_MADE}{file}" for file in self.made)]
         if self.netrc_file is not None:
             lines += ["", f"netrc-file = {self.netrc_file}"]
+        if self.hook is not None:
+            lines += ["", f"{HOOK_SETTING} = {self.hook}"]
         for cache in self.caches:
             keys = f"extra-trusted-public-keys = {' '.join(cache.public_keys)}"
             kind = "public" if cache.is_public else "private"
@@ -89,6 +98,10 @@ class OwnFile:
         caches = tuple(known for known in self.caches if known.url != cache.url)
         netrc_file = None if all(known.is_public for known in caches) else self.netrc_file
         return replace(self, caches=caches, netrc_file=netrc_file)
+
+    def with_hook(self, hook: Path | None) -> Self:
+        """With another post-build hook, or none."""
+        return replace(self, hook=hook)
 
     def with_made(self, *files: Path) -> Self:
         """With files that were not there before."""
@@ -124,6 +137,12 @@ def check_no_namesake(file: Path, text: str, public_keys: Sequence[str]) -> None
                     f"{file} line {number}: another key of the name {_key_name(key)} is trusted there, and Nix heeds "
                     f"the first of a name only; if the cache was made again, remove {key}, and run this again"
                 )
+
+
+def find_other_hook(text: str, ours: Path) -> str | None:
+    """The post-build hook that a nix.conf *text* sets, if it is not *ours*."""
+    found = [value.strip() for name, value in _settings(text) if name == HOOK_SETTING]
+    return found[-1] if found and found[-1] not in {"", str(ours)} else None
 
 
 def find_netrc_file(text: str) -> Path | None:
