@@ -13,7 +13,7 @@ from icehouse.nix.content_address import ContentAddress
 from icehouse.nix.signing import Signature
 from icehouse.nix.store_paths import HashPart, StorePath
 from icehouse.rules.closures import PathRecord
-from icehouse.rules.provenance import Origin
+from icehouse.rules.provenance import PublishedBy
 
 MAX_WAITING_REFERENCES: Final = 200_000
 """Of all paths that wait in a cache. One path may complete all of them, in one transaction."""
@@ -26,7 +26,7 @@ class WaitingRow:
     """A path that waits."""
 
     record: PathRecord
-    origin: Origin
+    origin: PublishedBy
 
 
 def load_waiting_for(
@@ -46,7 +46,7 @@ def load_waiting_for(
     return found
 
 
-def put_waiting(connection: Connection, cache_id: int, record: PathRecord, origin: Origin, *, now: int) -> None:
+def put_waiting(connection: Connection, cache_id: int, record: PathRecord, origin: PublishedBy, *, now: int) -> None:
     """Keep a path until its references are there. What waited under its hash part is replaced.
 
     Raises:
@@ -118,7 +118,7 @@ def _load(connection: Connection, statement: Select[Any]) -> Iterator[WaitingRow
             ca=None if row.ca is None else ContentAddress.parse(row.ca),
             signatures=tuple(Signature.parse(text) for text in row.signatures.split()),
         )
-        yield WaitingRow(record, Origin(row.published_by, row.published_from))
+        yield WaitingRow(record, PublishedBy(row.published_by, row.published_from))
 
 
 def _batches(hash_parts: Iterable[HashPart]) -> Iterator[list[HashPart]]:

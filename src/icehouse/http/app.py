@@ -34,8 +34,8 @@ from icehouse.http import (
     trust_routes,
     upload_routes,
 )
-from icehouse.http.asgi import Application, Header, Receive, Scope, Send, SmallAnswer, answer
-from icehouse.http.bodies import ApiRequest, find_address
+from icehouse.http.asgi import Application, Header, Receive, Scope, Send, SmallAnswer, answer, read_origin
+from icehouse.http.bodies import ApiRequest
 from icehouse.http.cache_files import CacheFiles, FileRoute
 from icehouse.http.errors import answer_error
 from icehouse.http.front import Front, is_of_api
@@ -133,7 +133,7 @@ def make_app(parts: ServerParts, hot: HotParts, pages: Application) -> HotRoutes
 
 def provide_credential(request: Request[Any, Any, Any]) -> Credential:
     """What a request of the API says of who sends it."""
-    return Credential(request.headers.get("authorization"), request.scope["state"]["client"])
+    return Credential(request.headers.get("authorization"), read_origin(request.scope["state"]).address)
 
 
 def make_api(parts: ServerParts) -> Litestar:
@@ -143,13 +143,12 @@ def make_api(parts: ServerParts) -> Litestar:
         return parts
 
     def provide_origin(request: Request[Any, Any, Any]) -> Origin:
-        return Origin(request.scope["state"]["client"], request.scope["state"]["request_id"])
+        return read_origin(request.scope["state"])
 
     return Litestar(
         [*ROUTES],
         dependencies={
             "parts": Provide(provide_parts, sync_to_thread=False),
-            "address": Provide(find_address, sync_to_thread=False),
             "origin": Provide(provide_origin, sync_to_thread=False),
             "credential": Provide(provide_credential, sync_to_thread=False),
         },

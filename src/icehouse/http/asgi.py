@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
+
+from icehouse.rules.audit import Origin
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -55,6 +57,11 @@ def find_peer(scope: Scope) -> str:
     """The address of who connected, which may be a proxy."""
     client = scope.get("client")
     return client[0] if client else ""
+
+
+def read_origin(state: Mapping[str, Any]) -> Origin:
+    """Where a request comes from, as what stands around all but the hot routes found it and wrote into its state."""
+    return Origin(state.get("client") or None, state.get("request_id") or "")
 
 
 async def answer(send: Send, status: int, headers: Sequence[Header], body: bytes, *, is_head: bool) -> None:

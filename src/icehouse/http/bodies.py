@@ -1,4 +1,4 @@
-"""Requests to the API: bodies, with errors of ours for what is wrong with them, and the address of who sent them."""
+"""Bodies of requests to the API, with errors of ours for what is wrong with them."""
 
 from __future__ import annotations
 
@@ -35,9 +35,3 @@ class ApiRequest(Request[Any, Any, Any]):
             return await super().json()
         except (UnicodeDecodeError, RecursionError) as exc:
             raise InvalidFormat(f"the body is not JSON: {exc}") from exc
-
-
-def find_address(request: Request[Any, Any, Any]) -> str | None:
-    """The address of the client, as what stands around the API found it; `None`: nothing did."""
-    client: object = request.scope["state"].get("client")
-    return client if isinstance(client, str) and client else None

@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from icehouse.errors import IcehouseError, InvalidFormat, NotFound, OverQuota, RateLimited, StorageError
-from icehouse.http.asgi import Header, Message, Receive, Scope, Send, answer, find_header
+from icehouse.http.asgi import Header, Message, Receive, Scope, Send, answer, find_header, read_origin
 from icehouse.http.errors import make_problem
 from icehouse.http.files import ACCEPT_RANGES, PRIVATE, PUBLIC_HOUR, VARY
 from icehouse.http.parts import ServerParts
@@ -24,6 +24,7 @@ from icehouse.http.streaming import ClientLeft, receive_pieces
 from icehouse.nix.compression import Compression, parse_compression
 from icehouse.nix.decompress import Decompressor
 from icehouse.rules.access import Permission
+from icehouse.rules.audit import Origin
 from icehouse.services.access import Credential, Entry
 
 PLAIN_TEXT: Final[Header] = (b"content-type", b"text/plain; charset=utf-8")
@@ -63,13 +64,12 @@ class FileRequest:
         """The cache, if the caller may do that. The errors are those of `Access.enter`."""
         header = find_header(self.scope, b"authorization")
         text = None if header is None else header.decode("latin-1")
-        credential = Credential(text, self.scope["state"].get("client"))
-        return await self.parts.access.enter(self.cache_name, permission, credential)
+        return await self.parts.access.enter(self.cache_name, permission, Credential(text, self.origin.address))
 
     @property
-    def address(self) -> str | None:
-        """Where the request comes from; `None`: not known."""
-        return self.scope["state"].get("client") or None
+    def origin(self) -> Origin:
+        """Where the request comes from."""
+        return read_origin(self.scope["state"])
 
     def pieces(self, *, max_bytes: int) -> AsyncIterator[bytes]:
         """The pieces of the body as they arrive. The errors are those of `receive_pieces`."""

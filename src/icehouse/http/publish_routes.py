@@ -44,9 +44,6 @@ MAX_UPLOAD_BYTES: Final = 4 + MAX_INDEX_BYTES + MAX_PACK_BYTES
 Number = Annotated[int, PathParameter(ge=0, le=2**53)]
 """What numbers a row, in a path: SQLite has none beyond 64 bits, and fails where it is asked for one."""
 
-Address = str | None
-"""Where the request comes from."""
-
 
 @post(
     "/api/v1/caches/{cache_name:str}/missing",
@@ -133,12 +130,12 @@ async def show_nar(cache_name: str, nar_hash: str, parts: ServerParts, credentia
     request_max_body_size=MAX_RECORDS_BYTES,
 )
 async def publish_paths(
-    cache_name: str, data: PathsRequest, parts: ServerParts, credential: Credential, address: Address
+    cache_name: str, data: PathsRequest, parts: ServerParts, credential: Credential, origin: Origin
 ) -> Response[PathsAnswer]:
     """Make paths visible, all together or not at all. Status 409 if any is refused; the body says which, and why."""
     entry = await parts.access.enter(cache_name, Permission.PUSH, credential)
     token_id = None if entry.grant is None else entry.grant.token_id
-    answer = await parts.publisher.publish_paths(entry.cache, data, token_id=token_id, address=address)
+    answer = await parts.publisher.publish_paths(entry.cache, data, token_id=token_id, address=origin.address)
     return Response(answer, status_code=409 if answer.refused else 200)
 
 

@@ -36,7 +36,9 @@ async def show_uploaded_nar(request: FileRequest) -> None:
         raise NotFound("There is no such NAR in this cache.")
     file = await request.parts.aliases.open(found)
     if found.path_id is not None and not request.is_head:
-        request.parts.downloads.note(found.path_id, _token_id(entry), request.address or "", request.parts.clock())
+        request.parts.downloads.note(
+            found.path_id, _token_id(entry), request.origin.address or "", request.parts.clock()
+        )
     headers = [_NAR_TYPE, *([PUBLIC_FOREVER] if entry.cache.is_public else [PRIVATE_FOREVER, VARY])]
     if not isinstance(file, RecompressedAlias):
         # That of the NAR's own URL where its bytes are sent, which are others after a repair.
@@ -72,7 +74,7 @@ async def receive_narinfo(request: FileRequest) -> None:
     hash_part = parse_hash_part(request.names[0])
     text = await request.read_body(max_bytes=MAX_NARINFO_BYTES)
     absent = await request.parts.narinfo_uploads.receive_narinfo(
-        entry.cache, hash_part, text, token_id=_token_id(entry), address=request.address
+        entry.cache, hash_part, text, token_id=_token_id(entry), address=request.origin.address
     )
     awaited = ", ".join(path.base_name for path in absent)
     await request.answer_stored(text=f"Kept, and not visible before: {awaited}\n".encode() if absent else b"")

@@ -68,7 +68,8 @@ THE_SERVER: Final = Actor("the server itself")
 class Origin:
     """Where a request comes from."""
 
-    address: str
+    address: str | None
+    """Of the client, as far as the server and its trusted proxies know; `None`: they do not."""
     request_id: str
 
     def job_actor(self, who: str, token_id: int) -> Actor:

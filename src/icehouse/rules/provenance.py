@@ -34,12 +34,12 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class PublishedBy:
     """Who publishes, and from where."""
 
     token_id: int | None
     address: str | None = None
-    """As the server sees it: behind a proxy, that of the client that a trusted proxy tells."""
+    """That of `rules.audit.Origin`."""
 
 
 JOB_FIELDS: Final = tuple(field.name for field in fields(Job))

@@ -36,7 +36,7 @@ class Credential:
     header: str | None = field(default=None, repr=False)
     """``Authorization``, if it has that."""
     address: str | None = None
-    """Of the client, as far as the server and its trusted proxies know."""
+    """That of `rules.audit.Origin`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ from icehouse.rules.closures import (
 )
 from icehouse.rules.demands import is_vouched_for
 from icehouse.rules.journal import CHUNK_NAME_BYTES, JournalEntry, JournalExternal, JournalNar, JournalPath
-from icehouse.rules.provenance import Origin
+from icehouse.rules.provenance import PublishedBy
 from icehouse.rules.recipes import parse_recipe
 from icehouse.rules.varints import encode_varints
 from icehouse.services.demands import find_vouched
@@ -108,7 +108,7 @@ class _Changes:
     externals: Sequence[tuple[ExternalRow, str]]
     merges: Mapping[HashPart, Sequence[Signature]]
     now: int
-    origin: Origin
+    origin: PublishedBy
     signers: frozenset[PublicKey]
     """The keys that signed the rows."""
     vouched: _Vouched
@@ -181,7 +181,7 @@ class Publisher:
         upstreams = await self._database.read(partial(list_upstreams, cache_id=cache.id))
         batch = await self._workers.run(partial(_parse_batch, request, cache, upstreams))
         plan = await self._carry_out(
-            cache, batch, upstreams, Origin(token_id, address), is_patient=False, settle=settle
+            cache, batch, upstreams, PublishedBy(token_id, address), is_patient=False, settle=settle
         )
         return _refusal(plan) if plan.refused else _success(plan)
 
@@ -194,14 +194,14 @@ class Publisher:
         """
         upstreams = await self._database.read(partial(list_upstreams, cache_id=cache.id))
         batch = await self._workers.run(partial(_parse_batch, PathsRequest([path], []), cache, upstreams))
-        return await self._carry_out(cache, batch, upstreams, Origin(token_id, address), is_patient=True)
+        return await self._carry_out(cache, batch, upstreams, PublishedBy(token_id, address), is_patient=True)
 
     async def _carry_out(
         self,
         cache: CacheRow,
         batch: _Batch,
         upstreams: Sequence[UpstreamRow],
-        origin: Origin,
+        origin: PublishedBy,
         *,
         is_patient: bool,
         settle: Callable[[Connection], None] | None = None,
@@ -219,7 +219,7 @@ class Publisher:
         batch: _Batch,
         upstreams: Sequence[UpstreamRow],
         *,
-        origin: Origin,
+        origin: PublishedBy,
         is_patient: bool,
         settle: Callable[[Connection], None] | None,
     ) -> PublishPlan | None:
@@ -269,7 +269,7 @@ class Publisher:
         cache: CacheRow,
         rows: Sequence[PathRow],
         loaded: _Loaded,
-        origin: Origin,
+        origin: PublishedBy,
         *,
         now: int,
     ) -> BlobKey:
@@ -358,7 +358,7 @@ def _find_evidence(
 
 
 def _load(
-    connection: Connection, cache: CacheRow, batch: _Batch, origin: Origin, vouched: _Vouched | None = None
+    connection: Connection, cache: CacheRow, batch: _Batch, origin: PublishedBy, vouched: _Vouched | None = None
 ) -> _Loaded:
     """What the decision needs, as the database has it now. Without *vouched* hidden paths count whoever signed them."""
     named = {record.store_path.hash_part for record in batch.records}
@@ -420,14 +420,14 @@ def _vouch(cache: CacheRow, batch: _Batch, loaded: _Loaded) -> _Vouched:
     )
 
 
-def _find_due(plan: PublishPlan, loaded: _Loaded, origin: Origin) -> list[tuple[PathRecord, Origin]]:
+def _find_due(plan: PublishPlan, loaded: _Loaded, origin: PublishedBy) -> list[tuple[PathRecord, PublishedBy]]:
     """What becomes visible, and who published it."""
     waited = [(record, loaded.waiting[record.store_path.hash_part].origin) for record in plan.complete]
     return [*((record, origin) for record in plan.publish), *waited]
 
 
 def _make_rows(
-    due: Sequence[tuple[PathRecord, Origin]],
+    due: Sequence[tuple[PathRecord, PublishedBy]],
     texts: Sequence[bytes],
     signed: Signed,
     loaded: _Loaded,

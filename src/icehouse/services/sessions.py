@@ -72,7 +72,7 @@ class Sessions:
         self._draw = draw
         self._last_uses: dict[int, int] = {}
 
-    async def find(self, secret: SessionSecret, address: str) -> Session | None:
+    async def find(self, secret: SessionSecret, address: str | None) -> Session | None:
         """The session that a browser at *address* has the secret of; `None`: there is none, or it is over."""
         secret_hash = hash_secret(secret)
         row = await self._database.read(lambda connection: find_session(connection, secret_hash))

@@ -133,5 +133,5 @@ def _stranger(request: Request[Any, Any, Any], parts: WebParts, renderer: Render
     state = request.scope["state"]
     query = request.scope["query_string"].decode("latin-1")
     path = request.scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
-    origin = Origin(state.get("client") or "", state.get("request_id") or "")
+    origin = Origin(state.get("client") or None, state.get("request_id") or "")
     return Visit(parts, renderer, path, origin, None, parse_secret(request.cookies.get(parts.cookie_name)))
