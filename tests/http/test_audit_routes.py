@@ -175,7 +175,7 @@ EXAMPLES = {
         "key.add",
         "CACHE.127.0.0.1-2",
         None,
-        {"state": "staged"},
+        {"state": "staged", "kept": "database"},
         is_repeatable=False,
     ),
     "POST /api/v1/caches/{cache_name}/keys/activate": Example(

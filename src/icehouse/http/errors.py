@@ -40,6 +40,7 @@ STATUSES: Final[dict[type[IcehouseError], tuple[int, str]]] = {
     RateLimited: (429, "Too many requests"),
     Corrupt: (500, "Internal error"),
     Unavailable: (503, "Not available for now"),
+    CannotSign: (503, "Not available for now"),
     OverQuota: (507, "Storage is full"),
 }
 """Status and title of each class of errors that is raised."""
