@@ -74,6 +74,7 @@ from icehouse.services.recent_chunks import RecentChunks
 from icehouse.services.revocations import Revocations
 from icehouse.services.sessions import Sessions
 from icehouse.services.signing import Sealer, Signer
+from icehouse.services.signing_passes import SigningPasses
 from icehouse.services.start import DataFolder, open_databases, start
 from icehouse.services.tokens import Tokens
 from icehouse.services.trash import Trash
@@ -184,6 +185,8 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
         contents = Contents(database, nar_files, workers)
         sealer = Sealer(folder.secret.read_bytes())
         signer = Signer(database, sealer)
+        signing_passes = SigningPasses(database, signer, workers, clock, draw=random.random)
+        await stack.enter_async_context(_in_background(signing_passes.run))
         publisher = Publisher(database, blobs, workers, signer, clock, note_use=access_times.note)
         nar_uploads = NarUploads(
             database,
@@ -219,7 +222,8 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             database=database,
             access=access,
             caches=Caches(database, blobs, sealer, public_url=settings.url, clock=clock, draw=secrets.token_bytes),
-            keys=Keys(database, sealer, signer, workers, clock=clock, draw=secrets.token_bytes),
+            keys=Keys(database, sealer, signer, clock=clock, draw=secrets.token_bytes, wake=signing_passes.wake),
+            signing_passes=signing_passes,
             tokens=Tokens(database, clock=clock, draw=secrets.token_bytes),
             trust=Trust(database, public_url=settings.url, clock=clock),
             promotions=Promotions(database, publisher, NarCopies(database, blobs, workers, nars, clock), clock),

@@ -32,7 +32,8 @@ def test_rotation_keeps_those_with_the_old_and_those_with_the_new_key_pulling(
 
     assert (pulls(old, base, "early"), pulls(new, base)) == (True, False)  # staged
     name = new.partition(":")[0]
-    assert "paths from before were signed" in admin.icehouse("key", "activate", "team", name).out
+    admin.icehouse("key", "activate", "team", name)
+    assert "1 paths looked at, 1 changed" in admin.icehouse("key", "progress", "team", "--wait").out
     admin.icehouse("push", "team", top)
     assert [pulls(key, path) for key in (old, new) for path in (base, top)] == [True] * 4
     assert (pulls(new, base, "early"), pulls(old, base, "early")) == (False, True)  # the narinfo that it remembers
@@ -41,3 +42,7 @@ def test_rotation_keeps_those_with_the_old_and_those_with_the_new_key_pulling(
     assert [pulls(key, top) for key in (old, new)] == [True, True]  # old signatures stay
     listed = json.loads(admin.icehouse("key", "list", "team", "--json").out)
     assert [key["state"] for key in listed] == ["retired", "active"]
+    admin.icehouse("key", "retire", "team", old.partition(":")[0], "--strip")
+    done = admin.icehouse("key", "progress", "team", "--wait", "--json").json
+    assert (done["state"], done["looked_at"], done["changed"]) == ("done", 3, 3)
+    assert [pulls(key, top) for key in (old, new)] == [False, True]

@@ -307,7 +307,7 @@ RULES: Final[dict[str, Rule]] = {
     "POST /api/v1/caches/{cache_name}/keys/retire": Rule(  # the only one that signs, which is refused to all
         Permission.ADMIN, f"{_CACHE}/keys/retire", _KEY, granted=409
     ),
-    "POST /api/v1/caches/{cache_name}/keys/resign": Rule(Permission.ADMIN, f"{_CACHE}/keys/resign", b"{}"),
+    "GET /api/v1/caches/{cache_name}/keys/progress": Rule(Permission.ADMIN, f"{_CACHE}/keys/progress"),
     # The audit log
     "GET /api/v1/audit": Rule(Need.ADMIN_SOMEWHERE, "/api/v1/audit"),
     # Revocations

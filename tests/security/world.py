@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from unittest.mock import patch
 from urllib.parse import unquote
 
 import msgspec
@@ -35,6 +36,7 @@ from icehouse.rules.recipes import make_recipe, render_recipe
 from icehouse.rules.sessions import SessionSecret, hash_secret, make_form_key, make_secret, parse_secret
 from icehouse.services.collection_run import RunRequest
 from icehouse.services.collections import Collections
+from icehouse.services.signing_passes import SigningPasses
 from icehouse.services.start import DataFolder, start
 from icehouse.wiring import clock, open_parts
 from tests.http.asgi_client import Answer, Connection, make_scope
@@ -382,6 +384,10 @@ class World:
         return f"Bearer {token}"
 
 
+async def _do_nothing(_self: SigningPasses) -> None:
+    return None
+
+
 @contextlib.asynccontextmanager
 async def open_world(folder: Path) -> AsyncGenerator[World]:
     """A server over *folder* without maintenance, ready to be asked."""
@@ -396,7 +402,11 @@ async def open_world(folder: Path) -> AsyncGenerator[World]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
     with noted_connections(), start(DataFolder(folder), clock=clock, draw=lambda size: bytes([size]) * size) as started:
         assert started.first_token is not None
-        async with open_parts(settings) as (found, hot, pages):
+        # What the server does by itself in the background would stand among the statements of requests.
+        idle = patch.object(SigningPasses, "run", _do_nothing)
+        async with contextlib.AsyncExitStack() as stack:
+            with idle:
+                found, hot, pages = await stack.enter_async_context(open_parts(settings))
             collections = NoCollections(found.database, (), flush_uses=_flush_nothing)
             parts = dataclasses.replace(found, collections=collections)
             with warnings.catch_warnings():

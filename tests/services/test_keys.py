@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, select, update
 
-from icehouse.api.keys import KeyAdd, ResignAnswer
+from icehouse.api.keys import KeyAdd, SigningProgress
 from icehouse.db.caches import CacheRow
-from icehouse.db.keys import insert_key, list_keys, page_signed_paths, replace_signatures
+from icehouse.db.keys import insert_key, list_keys, page_signed_paths
 from icehouse.db.schema import audit, path
 from icehouse.errors import Conflict, InvalidFormat, NotFound
 from icehouse.nix.signing import PublicKey, SecretKey, Signature, fingerprint
-from icehouse.services import keys as keys_module
 from icehouse.services.keys import MAX_KEYS, Keys
-from icehouse.services.signing import Sealer, Signer
+from icehouse.services.signing import Sealer, Signer, Signers
+from icehouse.services.signing_passes import SigningPasses
 from tests.services.publishing import KEY, NOW, TESTER, Store, nar_of
 
 SEALER = Sealer(b"k" * 32)
@@ -36,20 +36,25 @@ class World:
             store.database,
             SEALER,
             Signer(store.database, SEALER),
-            store.workers,
             clock=lambda: NOW,
             draw=lambda size: next(numbers).to_bytes(size, "big"),
+            wake=lambda: self.wakes.append(None),
         )
+        self.wakes: list[None] = []
+        self.passes = self.make_passes(Signer(store.database, SEALER))
+
+    def make_passes(self, signers: Signers) -> SigningPasses:
+        return SigningPasses(self.store.database, signers, self.store.workers, lambda: NOW, draw=lambda: 0.5)
 
     async def add(self, secret: SecretKey | None = None) -> PublicKey:
         request = KeyAdd(secret_key=None if secret is None else secret.render() + "\n")
         return PublicKey.parse((await self.keys.add_key(self.cache, request, TESTER)).public_key)
 
-    async def resign(self) -> list[ResignAnswer]:
-        answers = [await self.keys.resign(self.cache, 0)]
-        while (after := answers[-1].after) is not None:
-            answers.append(await self.keys.resign(self.cache, after))
-        return answers
+    async def settle(self) -> SigningProgress:
+        """Carry out the pass that was asked for; how it ended."""
+        while not await self.passes.advance(self.cache.id):
+            pass
+        return await self.passes.show_progress(self.cache)
 
     async def states(self) -> dict[str, str]:
         return {view.name: view.state for view in await self.keys.list_keys(self.cache)}
@@ -93,6 +98,7 @@ async def world(tmp_path: Path) -> AsyncGenerator[World]:
 async def test_new_key_is_staged_then_signs_beside_the_old_one_then_alone(world: World) -> None:
     new = await world.add()
     assert await world.states() == {KEY.key_name: "active", new.key_name: "staged"}
+    assert len(world.wakes) == 1
     signer = Signer(world.store.database, SEALER)
     assert (await signer.sign(world.cache.id, [])).keys == (KEY.public_key,)
     await world.keys.activate_key(world.cache, new.key_name, TESTER)
@@ -100,51 +106,6 @@ async def test_new_key_is_staged_then_signs_beside_the_old_one_then_alone(world:
     await world.keys.retire_key(world.cache, KEY.key_name, TESTER)
     assert (await signer.sign(world.cache.id, [])).keys == (new,)
     assert await world.states() == {KEY.key_name: "retired", new.key_name: "active"}
-
-
-async def test_paths_of_before_get_the_new_signature_and_keep_the_old_one(world: World) -> None:
-    new = await world.add()
-    await world.keys.activate_key(world.cache, new.key_name, TESTER)
-    assert await world.signed_by(new) == []
-    assert [(each.looked_at, each.signed, each.after) for each in await world.resign()] == [(5, 5, None)]
-    for key in (KEY.public_key, new):
-        assert await world.signed_by(key) == list("abcdf")
-    assert [each.signed for each in await world.resign()] == [0]
-
-
-async def test_signing_again_goes_by_pages_and_goes_on_where_it_stood(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(keys_module, "PATHS_A_REQUEST", 2)
-    new = await world.add()
-    await world.keys.activate_key(world.cache, new.key_name, TESTER)
-    first = await world.keys.resign(world.cache, 0)
-    assert (first.signed, first.left) == (2, 3)
-    assert await world.signed_by(new) == ["a", "b"]
-    answers = await world.resign()  # from the beginning, as after a crash
-    assert [(each.looked_at, each.signed, each.left) for each in answers] == [(2, 0, 3), (2, 2, 1), (1, 1, 0)]
-    assert await world.signed_by(new) == list("abcdf")
-
-
-async def test_path_that_changes_while_it_is_signed_is_left(world: World) -> None:
-    database = world.store.database
-    page = await database.read(lambda c: page_signed_paths(c, world.cache.id, after=0, limit=9))
-    await world.set_signatures("a", " user-1:" + "A" * 86 + "==")
-    before = await world.signatures("a")
-    assert await database.write(lambda c: replace_signatures(c, [(each, "x:x") for each in page])) == 4
-    assert await world.signatures("a") == before
-
-
-async def test_signature_under_the_new_name_that_the_new_key_did_not_make_goes(world: World) -> None:
-    forged = Signature(IMPORTED.key_name, b"f" * 64).render()
-    await world.set_signatures("a", f" {forged} user-1:{'A' * 86}==")
-    key = await world.add(IMPORTED)
-    await world.keys.activate_key(world.cache, key.key_name, TESTER)
-    await world.resign()
-    left = await world.signatures("a")
-    assert forged not in left
-    assert any(text.startswith("user-1:") for text in left)
-    assert await world.signed_by(key) == list("abcdf")
 
 
 async def test_publish_that_was_signed_by_other_keys_than_the_active_ones_is_not_made(world: World) -> None:
@@ -182,10 +143,11 @@ async def test_two_keys_of_one_name_and_too_many_keys_are_refused(world: World) 
     assert len(await world.states()) == MAX_KEYS
 
 
-async def test_last_key_that_signs_cannot_be_retired(world: World) -> None:
+@pytest.mark.parametrize("strip", [False, True])
+async def test_last_key_that_signs_cannot_be_retired(world: World, *, strip: bool) -> None:
     await world.add()
     with pytest.raises(Conflict, match="no other key"):
-        await world.keys.retire_key(world.cache, KEY.key_name, TESTER)
+        await world.keys.retire_key(world.cache, KEY.key_name, TESTER, strip=strip)
     with pytest.raises(NotFound, match="no key 'x'"):
         await world.keys.retire_key(world.cache, "x", TESTER)
     with pytest.raises(NotFound, match="no key 'x'"):

@@ -195,7 +195,7 @@ class World:
         self.cache = cache
         self.signer = Signer(store.database, SEALER)
         self.keys = Keys(
-            store.database, SEALER, self.signer, store.workers, clock=lambda: NOW, draw=lambda size: b"d" * size
+            store.database, SEALER, self.signer, clock=lambda: NOW, draw=lambda size: b"d" * size, wake=lambda: None
         )
 
     async def add(self, place: KeyPlace, key: SecretKey = KEY, sealer: Sealer = SEALER) -> None:

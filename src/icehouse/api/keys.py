@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-KeyState = Literal["staged", "active", "retired"]
+KeyState = Literal["staged", "active", "retired", "stripped"]
 KeyKept = Literal["database", "file", "command"]
 
 
@@ -31,26 +31,34 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     public_key: str
     state: KeyState
-    """``staged``: published for clients, and does not sign yet; ``active``: signs; ``retired``: neither."""
+    """``staged``: published for clients, and does not sign yet; ``active``: signs; ``retired``: neither;
+    ``stripped``: as retired, and its signatures are removed."""
     created_at: int
     kept: KeyKept = "database"
     """Where its secret half is: encrypted in the database, in a file on the server's machine, or behind a command."""
 
 
-class ResignRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of ``POST /api/v1/caches/{cache}/keys/resign``."""
+class KeyRetire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of ``POST /api/v1/caches/{cache}/keys/retire``."""
 
-    after: int = 0
-    """Where the request before this one ended; 0: begin."""
+    name: str
+    strip: bool = False
+    """Whether the signatures that it made are removed."""
 
 
-class ResignAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What one request did."""
+class SigningProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the server is in bringing the signatures of a cache's paths in line with its keys."""
 
-    looked_at: int
-    signed: int
-    """Paths that lacked a signature of an active key, and have it now."""
-    after: int | None
-    """Where the next request goes on; null: all paths were looked at."""
-    left: int
+    state: Literal["none", "running", "done"]
+    """``none``: its keys never changed."""
+    began_at: int | None = None
+    """When the keys changed the last time."""
+    ended_at: int | None = None
+    looked_at: int = 0
+    """Paths."""
+    changed: int = 0
+    """Those of them that got other signatures."""
+    left: int = 0
     """Paths that are still to be looked at."""
+    error: str | None = None
+    """Why it could not go on; it is tried again."""

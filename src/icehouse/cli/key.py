@@ -1,11 +1,12 @@
 """``icehouse key``: the signing keys of a cache, and their rotation."""
 
+import asyncio
 import secrets
 import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -15,10 +16,10 @@ from icehouse.cli.exits import EXIT_CODES_HELP
 from icehouse.cli.printer import Printer, time_text
 from icehouse.cli.progress import shown
 from icehouse.cli.services import JsonFlag, QuietFlag, Services, carry_out
-from icehouse.errors import InvalidFormat, NotFound
+from icehouse.errors import Conflict, InvalidFormat, NotFound
 
 if TYPE_CHECKING:
-    from icehouse.client.server import Server
+    from icehouse.api.keys import SigningProgress
 
 app = typer.Typer(
     help="List, add, activate and retire the signing keys of a cache.",
@@ -26,6 +27,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+
+_ASK_SECONDS: Final = 0.5
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The key's name, which stands before its colon.")]
 
@@ -157,57 +160,97 @@ def _find_command(text: str) -> tuple[str, ...]:
 
 @app.command(epilog=EXIT_CODES_HELP)
 def activate(cache: CacheArgument, key: KeyArgument, *, quiet: QuietFlag = False, json: JsonFlag = False) -> None:
-    """Let a key sign, beside those that do, and sign with it what was published before.
+    """Let a key sign, beside those that do. The server signs what was published before in the background.
 
-    What is interrupted there goes on with `icehouse key resign`.
+    How far that is, tells `icehouse key progress`.
     """
     carry_out(run_activate, KeyOptions(cache, key), Printer(is_json=json, is_quiet=quiet))
 
 
 async def run_activate(options: KeyOptions, services: Services, printer: Printer) -> None:
-    """Activate a key, and sign again."""
+    """Activate a key."""
     address = services.find_cache(options.cache)
     async with services.server(address.login) as server:
         key = await server.activate_key(address.name, options.key)
-        signed = await _resign(server, address.name, printer)
-    printer.result(f"{key.name} signs now; {signed} paths from before were signed with it.", key)
+    printer.message(f"The server signs what was published before: icehouse key progress {options.cache}")
+    printer.result(f"{key.name} signs now.", key)
+
+
+@dataclass(frozen=True, slots=True)
+class RetireOptions:
+    """A key that is to sign no more."""
+
+    cache: str
+    key: str
+    is_stripped: bool = False
 
 
 @app.command(epilog=EXIT_CODES_HELP)
-def resign(cache: CacheArgument, *, quiet: QuietFlag = False, json: JsonFlag = False) -> None:
-    """Give all paths of a cache the signatures of its active keys that they lack. It can be stopped at any time."""
-    carry_out(run_resign, KeyOptions(cache), Printer(is_json=json, is_quiet=quiet))
-
-
-async def run_resign(options: KeyOptions, services: Services, printer: Printer) -> None:
-    """Sign again."""
-    address = services.find_cache(options.cache)
-    async with services.server(address.login) as server:
-        signed = await _resign(server, address.name, printer)
-    printer.result(f"{signed} paths were signed.", {"signed": signed})
-
-
-@app.command(epilog=EXIT_CODES_HELP)
-def retire(cache: CacheArgument, key: KeyArgument, *, quiet: QuietFlag = False, json: JsonFlag = False) -> None:
+def retire(
+    cache: CacheArgument,
+    key: KeyArgument,
+    *,
+    strip: Annotated[
+        bool, typer.Option("--strip", help="Remove its signatures too, in the background; also of one that is retired.")
+    ] = False,
+    quiet: QuietFlag = False,
+    json: JsonFlag = False,
+) -> None:
     """Let a key sign no more, and publish it no longer. Its signatures stay; another key must sign."""
-    carry_out(run_retire, KeyOptions(cache, key), Printer(is_json=json, is_quiet=quiet))
+    carry_out(run_retire, RetireOptions(cache, key, is_stripped=strip), Printer(is_json=json, is_quiet=quiet))
 
 
-async def run_retire(options: KeyOptions, services: Services, printer: Printer) -> None:
+async def run_retire(options: RetireOptions, services: Services, printer: Printer) -> None:
     """Retire a key."""
     address = services.find_cache(options.cache)
     async with services.server(address.login) as server:
-        key = await server.retire_key(address.name, options.key)
-    printer.result(f"{key.name} is retired.", key)
+        key = await server.retire_key(address.name, options.key, strip=options.is_stripped)
+    if options.is_stripped:
+        printer.message(f"The server removes its signatures: icehouse key progress {options.cache}")
+    printer.result(f"{key.name} is {key.state}.", key)
 
 
-async def _resign(server: "Server", cache: str, printer: Printer) -> int:
-    signed, looked_at, left = 0, 0, 0
-    after: int | None = 0
-    async with shown(lambda: f"{looked_at} of {looked_at + left} paths looked at, {signed} signed", printer):
-        while after is not None:
-            answer = await server.resign(cache, after)
-            after, left = answer.after, answer.left
-            signed += answer.signed
-            looked_at += answer.looked_at
-    return signed
+@dataclass(frozen=True, slots=True)
+class ProgressOptions:
+    """The signatures of a cache's paths."""
+
+    cache: str
+    is_patient: bool = False
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def progress(
+    cache: CacheArgument,
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Come back when it is done, or cannot go on.")] = False,
+    quiet: QuietFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Tell how far the server is in giving paths the signatures of the keys that sign, and removing others."""
+    carry_out(run_progress, ProgressOptions(cache, is_patient=wait), Printer(is_json=json, is_quiet=quiet))
+
+
+async def run_progress(options: ProgressOptions, services: Services, printer: Printer) -> None:
+    """Tell of the progress; with `is_patient` until there is no more of it."""
+    address = services.find_cache(options.cache)
+    async with services.server(address.login) as server:
+        told = await server.signing_progress(address.name)
+        async with shown(lambda: _describe(told), printer):
+            while options.is_patient and told.state == "running" and told.error is None:
+                await asyncio.sleep(_ASK_SECONDS)
+                told = await server.signing_progress(address.name)
+    if options.is_patient and told.error is not None:
+        raise Conflict(told.error)
+    printer.result(_describe(told), told)
+
+
+def _describe(told: "SigningProgress") -> str:
+    match told.state:
+        case "none":
+            return "The keys of this cache never changed."
+        case "running":
+            counts = f"{told.looked_at} of {told.looked_at + told.left} paths looked at, {told.changed} changed"
+            return counts if told.error is None else f"{counts}; it cannot go on: {told.error}"
+        case "done":
+            ended = "" if told.ended_at is None else f" on {time_text(told.ended_at)}"
+            return f"Done{ended}: {told.looked_at} paths looked at, {told.changed} changed."

@@ -25,7 +25,7 @@ from pyreqwest.response import Response
 from icehouse.api.audit import AuditPage
 from icehouse.api.caches import CacheConfigure, CacheCreate, CacheSize, CacheView
 from icehouse.api.collections import CollectionEvent, CollectionRequest, CollectionResult, PastCollection
-from icehouse.api.keys import KeyAdd, KeyName, KeyView, ResignAnswer, ResignRequest
+from icehouse.api.keys import KeyAdd, KeyName, KeyRetire, KeyView, SigningProgress
 from icehouse.api.paths import DeleteAnswer, PathsPage, PathSummary, PathView, RestoreAnswer, WhyAnswer
 from icehouse.api.pins import PinAnswer, PinDetails, PinPut, PinView
 from icehouse.api.publish import (
@@ -256,13 +256,13 @@ class Server:
         """Let a key sign."""
         return await self._post(f"/caches/{_segment(cache)}/keys/activate", KeyName(name=name), KeyView)
 
-    async def retire_key(self, cache: str, name: str) -> KeyView:
-        """Let a key sign no more."""
-        return await self._post(f"/caches/{_segment(cache)}/keys/retire", KeyName(name=name), KeyView)
+    async def retire_key(self, cache: str, name: str, *, strip: bool) -> KeyView:
+        """Let a key sign no more, and perhaps have its signatures removed."""
+        return await self._post(f"/caches/{_segment(cache)}/keys/retire", KeyRetire(name=name, strip=strip), KeyView)
 
-    async def resign(self, cache: str, after: int) -> ResignAnswer:
-        """Sign the next paths after a number with the active keys whose signatures they lack."""
-        return await self._post(f"/caches/{_segment(cache)}/keys/resign", ResignRequest(after=after), ResignAnswer)
+    async def signing_progress(self, cache: str) -> SigningProgress:
+        """How far the server is with the signatures of a cache's paths."""
+        return await self._get(f"/caches/{_segment(cache)}/keys/progress", SigningProgress)
 
     async def list_changes(self, query: Mapping[str, str]) -> AuditPage:
         """The newest entries of the audit log that match a query, as the API names its parts; a page of them."""

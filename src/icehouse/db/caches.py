@@ -65,6 +65,12 @@ def find_cache(connection: Connection, name: str) -> CacheRow | None:
     return None if row is None else _cache_row(row)
 
 
+def find_cache_by_id(connection: Connection, cache_id: int) -> CacheRow | None:
+    """The cache of that number, or `None`."""
+    row = connection.execute(select(cache).where(cache.c.id == cache_id)).first()
+    return None if row is None else _cache_row(row)
+
+
 def get_cache(connection: Connection, name: str) -> CacheRow:
     """The cache called *name*.
 

@@ -24,6 +24,11 @@ class KeyRow:
     state: KeyState = "active"
     created_at: int = 0
 
+    @property
+    def is_published(self) -> bool:
+        """Whether clients are told to trust it."""
+        return self.state in {"staged", "active"}
+
 
 @dataclass(frozen=True, slots=True)
 class SignedPath:

@@ -23,6 +23,11 @@ def renew_lease(connection: Connection, name: str, holder: str, *, expires_at: i
     return connection.execute(update(lease).where(same).values(expires_at=expires_at)).rowcount > 0
 
 
+def end_lease(connection: Connection, name: str) -> None:
+    """Take a lease from whoever holds it, for who knows that nobody does any more."""
+    connection.execute(delete(lease).where(lease.c.name == name))
+
+
 def release_lease(connection: Connection, name: str, holder: str) -> None:
     """Give a lease back, if it is still held."""
     connection.execute(delete(lease).where(lease.c.name == name, lease.c.holder == holder))

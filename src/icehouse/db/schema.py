@@ -75,8 +75,22 @@ signing_key = Table(
         doc="the secret key, or where it is kept, encrypted with the server's secret",
     ),
     Column("created_at", Integer, nullable=False),
-    Column("state", Text, nullable=False, server_default="active", doc="`staged`, `active` or `retired`"),
+    Column("state", Text, nullable=False, server_default="active", doc="`staged`, `active`, `retired` or `stripped`"),
 )
+
+signing_pass = Table(
+    "signing_pass",
+    metadata,
+    Column("cache_id", Integer, ForeignKey("cache.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, nullable=False, doc="one more each time that a pass is asked for"),
+    Column("after", Integer, nullable=False, doc="the last path that was looked at"),
+    Column("looked_at", Integer, nullable=False, doc="how many paths"),
+    Column("changed", Integer, nullable=False, doc="how many of them got other signatures"),
+    Column("began_at", Integer, nullable=False),
+    Column("ended_at", Integer, doc="null: it is to go on"),
+    Column("error", Text, doc="why it could not go on the last time"),
+)
+"""The last pass over the signatures of each cache."""
 
 upstream = Table(
     "upstream",

@@ -93,7 +93,7 @@ ROUTES = (
     key_routes.add_key,
     key_routes.activate_key,
     key_routes.retire_key,
-    key_routes.resign_paths,
+    key_routes.show_signing_progress,
 )
 """Every route of the API."""
 

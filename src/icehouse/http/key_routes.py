@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from litestar import get, post
 
-from icehouse.api.keys import KeyAdd, KeyName, KeyView, ResignAnswer, ResignRequest
+from icehouse.api.keys import KeyAdd, KeyName, KeyRetire, KeyView, SigningProgress
 from icehouse.http.parts import ServerParts
 from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
 from icehouse.rules.access import Permission
@@ -34,7 +34,7 @@ async def add_key(cache_name: str, data: KeyAdd, parts: ServerParts, credential:
 async def activate_key(
     cache_name: str, data: KeyName, parts: ServerParts, credential: Credential, origin: Origin
 ) -> KeyView:
-    """Let a key sign from now on, beside those that do. Needs `admin`."""
+    """Let a key sign from now on, beside those that do, and in the background what is there. Needs `admin`."""
     entry = await parts.access.enter(cache_name, Permission.ADMIN, credential)
     return await parts.keys.activate_key(entry.cache, data.name, origin.actor(entry.grant))
 
@@ -46,25 +46,15 @@ async def activate_key(
     request_max_body_size=MAX_JSON_BYTES,
 )
 async def retire_key(
-    cache_name: str, data: KeyName, parts: ServerParts, credential: Credential, origin: Origin
+    cache_name: str, data: KeyRetire, parts: ServerParts, credential: Credential, origin: Origin
 ) -> KeyView:
-    """Let a key sign no more, and publish it no longer. What it signed stays. Needs `admin`."""
+    """Let a key sign no more, and publish it no longer. What it signed stays, or with `strip` goes. Needs `admin`."""
     entry = await parts.access.enter(cache_name, Permission.ADMIN, credential)
-    return await parts.keys.retire_key(entry.cache, data.name, origin.actor(entry.grant))
+    return await parts.keys.retire_key(entry.cache, data.name, origin.actor(entry.grant), strip=data.strip)
 
 
-@post(
-    "/api/v1/caches/{cache_name:str}/keys/resign",
-    status_code=200,
-    tags=["keys"],
-    request_max_body_size=MAX_JSON_BYTES,
-)
-async def resign_paths(
-    cache_name: str, data: ResignRequest, parts: ServerParts, credential: Credential
-) -> ResignAnswer:
-    """Give the next 500 paths the signatures of active keys that they lack. Needs `admin`.
-
-    `after` of the answer goes into the next request, until it is null.
-    """
+@get("/api/v1/caches/{cache_name:str}/keys/progress", tags=["keys"])
+async def show_signing_progress(cache_name: str, parts: ServerParts, credential: Credential) -> SigningProgress:
+    """How far the server is in giving paths the signatures of keys that sign, and removing others. Needs `admin`."""
     entry = await parts.access.enter(cache_name, Permission.ADMIN, credential)
-    return await parts.keys.resign(entry.cache, data.after)
+    return await parts.signing_passes.show_progress(entry.cache)

@@ -28,6 +28,7 @@ from icehouse.services.promote import Promotions
 from icehouse.services.publish import Publisher
 from icehouse.services.realisations import Realisations
 from icehouse.services.revocations import Revocations
+from icehouse.services.signing_passes import SigningPasses
 from icehouse.services.tokens import Tokens
 from icehouse.services.trash import Trash
 from icehouse.services.trust import Trust
@@ -56,6 +57,7 @@ class ServerParts:
     packs: PackReceiver
     nars: NarRegistry
     publisher: Publisher
+    signing_passes: SigningPasses
     nar_uploads: NarUploads
     narinfo_uploads: NarinfoUploads
     aliases: Aliases

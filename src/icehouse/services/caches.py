@@ -314,7 +314,7 @@ class Caches:
             priority=cache.priority,
             want_mass_query=cache.want_mass_query,
             store_dir=cache.store_dir.path,
-            public_keys=[key.public_key.render() for key in list_keys(connection, cache.id) if key.state != "retired"],
+            public_keys=[key.public_key.render() for key in list_keys(connection, cache.id) if key.is_published],
             upstreams=[_upstream_body(upstream) for upstream in list_upstreams(connection, cache.id)],
             created_at=cache.created_at,
             **asdict(settings),

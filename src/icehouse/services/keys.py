@@ -1,4 +1,4 @@
-"""Administering the signing keys of a cache, and signing again what was published before a key."""
+"""Administering the signing keys of a cache. Each change asks for a pass over the signatures of its paths."""
 
 from __future__ import annotations
 
@@ -9,37 +9,29 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from icehouse.api.keys import KeyAdd, KeyState, KeyView, ResignAnswer
+from icehouse.api.keys import KeyAdd, KeyState, KeyView
 from icehouse.db.caches import CacheRow, get_cache
 from icehouse.db.engine import Database
 from icehouse.db.keys import (
     KeyRow,
-    SignedPath,
-    count_paths_after,
     insert_key,
     list_keys,
     list_sealed_keys,
-    page_signed_paths,
-    replace_signatures,
     set_state,
 )
+from icehouse.db.signing_passes import request_pass
 from icehouse.errors import Conflict, Corrupt, InvalidFormat, NotFound
 from icehouse.nix.excerpts import excerpt
-from icehouse.nix.signing import SEED_BYTES, PublicKey, SecretKey, Signature, fingerprint
+from icehouse.nix.signing import SEED_BYTES, PublicKey, SecretKey
 from icehouse.rules.audit import ON_SERVER, Action, Actor
-from icehouse.rules.closures import merge_signatures
 from icehouse.rules.key_places import KeyPlace
 from icehouse.services.audit import record
-from icehouse.services.signing import NONCE_BYTES, Sealer, Signed, Signer, how_kept
-from icehouse.services.workers import Workers
+from icehouse.services.signing import NONCE_BYTES, Sealer, Signer, how_kept
 
 MAX_KEYS: Final = 16
 """Keys of a cache, retired ones included."""
 
 MAX_SECRET_KEY_LENGTH: Final = 1_000
-PATHS_A_REQUEST: Final = 500
-"""Paths that are signed again in one short transaction."""
-
 _NUMBERED: Final = re.compile(r"(.*)-([1-9][0-9]{0,8})")
 
 
@@ -51,16 +43,16 @@ class Keys:
         database: Database,
         sealer: Sealer,
         signer: Signer,
-        workers: Workers,
         *,
         clock: Callable[[], int],
         draw: Callable[[int], bytes],
+        wake: Callable[[], None],
     ) -> None:
-        """*draw* gives so many random bytes, fit for secrets."""
+        """*draw* gives so many random bytes, fit for secrets; *wake* is told that a pass over signatures is due."""
         self._database = database
         self._sealer = sealer
         self._signer = signer
-        self._workers = workers
+        self._wake = wake
         self._clock = clock
         self._draw = draw
 
@@ -86,7 +78,9 @@ class Keys:
             sealed = self._sealer.seal(key, key.key_name, nonce)
             return _stage(connection, cache.name, key.public_key, sealed, actor, now)
 
-        return await self._database.write(work)
+        view = await self._database.write(work)
+        self._wake()
+        return view
 
     async def activate_key(self, cache: CacheRow, name: str, actor: Actor) -> KeyView:
         """Let a key sign what is published from now on, beside those that do. Repeating changes nothing.
@@ -102,36 +96,16 @@ class Keys:
             await self._signer.try_key(row)  # Else all pushes would fail from now on.
         return await self._change(cache, name, "active", Action.KEY_ACTIVATE, actor)
 
-    async def retire_key(self, cache: CacheRow, name: str, actor: Actor) -> KeyView:
-        """Let a key sign no more, and publish it no longer. What it signed stays. Repeating changes nothing.
+    async def retire_key(self, cache: CacheRow, name: str, actor: Actor, *, strip: bool = False) -> KeyView:
+        """Let a key sign no more, and publish it no longer. Repeating changes nothing.
+
+        What it signed stays, or with *strip* is removed in the background; pushes bring no signature of it back then.
 
         Raises:
             NotFound: the cache has no such key.
             Conflict: no other key of the cache signs.
         """
-        return await self._change(cache, name, "retired", Action.KEY_RETIRE, actor)
-
-    async def resign(self, cache: CacheRow, after: int) -> ResignAnswer:
-        """Give the next paths after that number the signatures of active keys that they lack.
-
-        One request is one short transaction, so whoever asks until `after` is null can stop and go on at any time. A
-        path that changed meanwhile is left: whoever changed it signed it.
-
-        Raises:
-            Corrupt: a key cannot be decrypted.
-        """
-        page = await self._database.read(
-            partial(page_signed_paths, cache_id=cache.id, after=after, limit=PATHS_A_REQUEST)
-        )
-        texts = await self._workers.run(lambda: [fingerprint(each.info, cache.store_dir) for each in page])
-        signed_page = await self._signer.sign(cache.id, texts)
-        changes = await self._workers.run(partial(_merge, signed_page, page))
-        signed = await self._database.write(partial(replace_signatures, changes=changes)) if changes else 0
-        if len(page) < PATHS_A_REQUEST:
-            return ResignAnswer(looked_at=len(page), signed=signed, after=None, left=0)
-        last = page[-1].id
-        left = await self._database.read(partial(count_paths_after, cache_id=cache.id, after=last))
-        return ResignAnswer(looked_at=len(page), signed=signed, after=last if left else None, left=left)
+        return await self._change(cache, name, "stripped" if strip else "retired", Action.KEY_RETIRE, actor)
 
     async def _change(self, cache: CacheRow, name: str, state: KeyState, action: Action, actor: Actor) -> KeyView:
         now = self._clock()
@@ -141,28 +115,20 @@ class Keys:
             row = next((row for row in rows if row.public_key.key_name == name), None)
             if row is None:
                 raise NotFound(f"cache {cache.name!r} has no key {excerpt(name)}")
-            if row.state == state:
+            if row.state == state or (row.state, state) == ("stripped", "retired"):
                 return view_of(row)
-            if state == "retired" and not any(other.state == "active" for other in rows if other is not row):
+            if state in {"retired", "stripped"} and not any(
+                other.state == "active" for other in rows if other is not row
+            ):
                 raise Conflict(f"{name} cannot be retired: no other key of cache {cache.name!r} signs; activate one")
             set_state(connection, row.id, state)
+            request_pass(connection, cache.id, now=now)
             record(connection, actor, action, cache.name, name, old={"state": row.state}, new={"state": state}, now=now)
             return view_of(next(each for each in list_keys(connection, cache.id) if each.id == row.id))
 
-        return await self._database.write(work)
-
-
-def _merge(signed: Signed, page: Sequence[SignedPath]) -> list[tuple[SignedPath, str]]:
-    changes: list[tuple[SignedPath, str]] = []
-    names = {key.key_name for key in signed.keys}
-    for each, ours in zip(page, signed.signatures, strict=True):
-        parsed = [Signature.parse(signature) for signature in each.signatures.split()]
-        # Of a key that was not known, nothing could be said when the path was pushed. Now what it did not make goes.
-        present = [signature for signature in parsed if signature in ours or signature.key_name not in names]
-        if not set(ours) <= set(present) or present != parsed:
-            # Ours first, in the order of a publish, so that the bound on their number never drops one of them.
-            changes.append((each, " ".join(signature.render() for signature in merge_signatures(ours, present))))
-    return changes
+        view = await self._database.write(work)
+        self._wake()
+        return view
 
 
 def _parse(text: str) -> SecretKey:
@@ -215,6 +181,7 @@ def _stage(connection: Connection, cache_name: str, key: PublicKey, sealed: byte
     if len(rows) >= MAX_KEYS:
         raise Conflict(f"cache {cache.name!r} has {MAX_KEYS} keys, retired ones included, as many as it may")
     insert_key(connection, cache.id, key, sealed, now=now, state="staged")
+    request_pass(connection, cache.id, now=now)  # of forged signatures under its name, which nobody could tell before
     view = view_of(list_keys(connection, cache.id)[-1])
     record(connection, actor, Action.KEY_ADD, cache.name, view.name, new=_audited(view), now=now)
     return view

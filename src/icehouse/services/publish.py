@@ -14,7 +14,7 @@ from icehouse.db.cache_settings import load_required_keys
 from icehouse.db.caches import CacheRow, UpstreamRow, get_cache, list_upstreams, next_generation
 from icehouse.db.chunks import load_chunks
 from icehouse.db.engine import Database
-from icehouse.db.keys import list_keys
+from icehouse.db.keys import KeyRow, list_keys
 from icehouse.db.nars import NarRow, find_nars, find_recipe, find_unsound
 from icehouse.db.paths import (
     ExternalRow,
@@ -111,8 +111,25 @@ class _Changes:
     origin: PublishedBy
     signers: frozenset[PublicKey]
     """The keys that signed the rows."""
+    own_keys: tuple[KeyRow, ...]
+    """All keys of the cache, by which other signatures were judged."""
     vouched: _Vouched
     settle: Callable[[Connection], None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The keys of which can be said whether a signature is theirs: the cache's, upstreams', and those demanded."""
+
+    keys: tuple[PublicKey, ...]
+    stripped: frozenset[str]
+    """Names of keys of the cache whose signatures are not wanted any more."""
+
+    def accepts(self, signature: Signature, text: bytes) -> bool:
+        """False for one under the name of a known key that this key did not make. Of other keys we cannot say."""
+        same_name = [key for key in self.keys if key.key_name == signature.key_name]
+        is_credible = not same_name or any(key.verify(text, signature) for key in same_name)
+        return is_credible and signature.key_name not in self.stripped
 
 
 class Publisher:
@@ -238,17 +255,26 @@ class Publisher:
         texts = await self._workers.run(lambda: [fingerprint(record, cache.store_dir) for record, _ in due])
         signed = await self._signers.sign(cache.id, texts)
         own_keys = await self._database.read(partial(list_keys, cache_id=cache.id))
-        known_keys = [
-            *dict.fromkeys([*signed.keys, *(row.public_key for row in own_keys), *loaded.facts.required_keys]),
-            *(key for upstream in upstreams for key in upstream.public_keys),
-        ]
-        rows = await self._workers.run(partial(_make_rows, due, texts, signed, loaded, known_keys, now=now))
-        merges = await self._workers.run(partial(_find_merges, cache, plan, loaded, known_keys))
+        known = _Known(
+            tuple(
+                dict.fromkeys(
+                    [
+                        *signed.keys,
+                        *(row.public_key for row in own_keys),
+                        *loaded.facts.required_keys,
+                        *(key for upstream in upstreams for key in upstream.public_keys),
+                    ]
+                )
+            ),
+            frozenset(row.public_key.key_name for row in own_keys if row.state == "stripped"),
+        )
+        rows = await self._workers.run(partial(_make_rows, due, texts, signed, loaded, known, now=now))
+        merges = await self._workers.run(partial(_find_merges, cache, plan, loaded, known))
         journal_key = None
         if rows or loaded.new_externals:
             journal_key = await self._write_journal(cache, rows, loaded, origin, now=now)
         signers = frozenset(signed.keys)
-        changes = _Changes(plan, rows, loaded.new_externals, merges, now, origin, signers, vouched, settle)
+        changes = _Changes(plan, rows, loaded.new_externals, merges, now, origin, signers, own_keys, vouched, settle)
         is_done = False
         try:
             is_done = await self._database.write(partial(_publish, cache=cache, batch=batch, changes=changes))
@@ -431,14 +457,14 @@ def _make_rows(
     texts: Sequence[bytes],
     signed: Signed,
     loaded: _Loaded,
-    known_keys: Sequence[PublicKey],
+    known: _Known,
     *,
     now: int,
 ) -> list[PathRow]:
     """The rows of what becomes visible, signed."""
     rows: list[PathRow] = []
     for (record, publisher), text, ours in zip(due, texts, signed.signatures, strict=True):
-        theirs = [signature for signature in record.signatures if _is_credible(signature, text, known_keys)]
+        theirs = [signature for signature in record.signatures if known.accepts(signature, text)]
         # Demanded ones first, so that the bound on their number never drops the one that counts.
         theirs.sort(key=lambda signature: not is_vouched_for([signature], text, loaded.facts.required_keys))
         nar = loaded.nars[record.nar_hash]
@@ -464,12 +490,6 @@ def _make_rows(
     return rows
 
 
-def _is_credible(signature: Signature, text: bytes, known_keys: Sequence[PublicKey]) -> bool:
-    """False for one under the name of a known key that this key did not make. Of other keys we cannot say."""
-    same_name = [key for key in known_keys if key.key_name == signature.key_name]
-    return not same_name or any(key.verify(text, signature) for key in same_name)
-
-
 def _publish(connection: Connection, cache: CacheRow, batch: _Batch, changes: _Changes) -> bool:
     """The transaction. False, and nothing changed, if the database does not lead to the same plan any more."""
     get_cache(connection, cache.name)
@@ -478,8 +498,10 @@ def _publish(connection: Connection, cache: CacheRow, batch: _Batch, changes: _C
         return False
     if plan_publish(batch.records, loaded.facts) != changes.plan or loaded.new_externals != changes.externals:
         return False
-    active = frozenset(key.public_key for key in list_keys(connection, cache.id) if key.state == "active")
-    if active and active != changes.signers:  # a key was activated or retired meanwhile; what follows signs by that
+    own_keys = list_keys(connection, cache.id)
+    active = frozenset(key.public_key for key in own_keys if key.state == "active")
+    # If a key was added, activated or retired meanwhile, what is published from then on goes by that.
+    if own_keys != changes.own_keys or (active and active != changes.signers):
         return False
     for row, _ in changes.externals:
         add_external(connection, cache.id, row, now=changes.now)
@@ -508,7 +530,7 @@ def _with_present_file(row: PathRow, nar: NarRow) -> tuple[int, PathRow]:
 
 
 def _find_merges(
-    cache: CacheRow, plan: PublishPlan, loaded: _Loaded, known_keys: Sequence[PublicKey]
+    cache: CacheRow, plan: PublishPlan, loaded: _Loaded, known: _Known
 ) -> dict[HashPart, tuple[Signature, ...]]:
     """Credible signatures on paths that are there. Verifying takes too long for a transaction.
 
@@ -517,7 +539,7 @@ def _find_merges(
     merges: dict[HashPart, tuple[Signature, ...]] = {}
     for record in plan.merge:
         text = fingerprint(loaded.paths[record.store_path.hash_part], cache.store_dir)
-        credible = tuple(sig for sig in record.signatures if _is_credible(sig, text, known_keys))
+        credible = tuple(sig for sig in record.signatures if known.accepts(sig, text))
         if credible:
             merges[record.store_path.hash_part] = credible
     return merges

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from icehouse.db.access_times import ACCESS_REVISION
 from icehouse.db.engine import Database
 from icehouse.db.files import file_errors, locked, read_small_file, sync_folder, write_private_file
 from icehouse.db.keys import count_keys
+from icehouse.db.leases import end_lease
 from icehouse.db.migrate import prepare_access_database, prepare_database
 from icehouse.db.tokens import has_tokens, insert_token
 from icehouse.errors import Conflict, Corrupt
@@ -25,6 +27,7 @@ from icehouse.rules.audit import THE_SERVER, Action
 from icehouse.services.audit import record
 from icehouse.services.secret_rotation import settle_secret
 from icehouse.services.signing import SECRET_BYTES
+from icehouse.services.signing_passes import LEASE
 from icehouse.services.tokens import audited
 
 FIRST_TOKEN_DESCRIPTION: Final = "first administrator"  # noqa: S105  a description, no secret
@@ -92,6 +95,7 @@ def start(folder: DataFolder, *, clock: Callable[[], int], draw: Callable[[int],
             prepare_database(folder.database)
             _prepare_access_times(folder)
             with contextlib.closing(Database.open(folder.database)) as database:
+                database.write_now(partial(end_lease, name=LEASE))  # of a server that was killed: it held this folder
                 secret = _load_secret(folder, database, draw)
                 first_token = _make_first_token(folder, database, clock(), draw)
         yield Started(folder, secret, first_token)
