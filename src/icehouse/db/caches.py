@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, exists, func, insert, select, update
 
+from icehouse.db.query_plans import by_id
 from icehouse.db.schema import cache, chunk, domain, external, nar, pack, path, pin, recipe, upstream
 from icehouse.errors import Conflict, NotFound
 from icehouse.nix.signing import PublicKey
@@ -212,7 +213,7 @@ def page_recipes(connection: Connection, cache: CacheRow, *, after_nar_id: int, 
     rows = connection.execute(
         select(nar.c.id, recipe.c.body)
         .join(recipe, recipe.c.nar_id == nar.c.id)
-        .where(nar.c.domain_id == cache.domain_id, nar.c.id > after_nar_id, is_used)
+        .where(by_id(nar.c.domain_id) == cache.domain_id, nar.c.id > after_nar_id, is_used)
         .order_by(nar.c.id)
         .limit(limit)
     )
@@ -225,7 +226,7 @@ def sum_stored_bytes(connection: Connection, domain_id: int, ranges: Sequence[tu
     for first, last in ranges:
         total += connection.execute(
             select(func.coalesce(func.sum(chunk.c.stored_bytes), 0)).where(
-                chunk.c.number.between(first, last), chunk.c.domain_id == domain_id
+                chunk.c.number.between(first, last), by_id(chunk.c.domain_id) == domain_id
             )
         ).scalar_one()
     return total

@@ -6,6 +6,7 @@ from typing import Final, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
+from icehouse.db.query_plans import by_id
 from icehouse.db.schema import chunk, pack
 from icehouse.rules.packs import PackEntry, render_places
 from icehouse.rules.recipes import Run
@@ -71,7 +72,7 @@ def load_chunks(connection: Connection, domain_id: int, runs: Sequence[Run]) -> 
         chunk.c.raw_bytes,
         chunk.c.places,
         chunk.c.quarantined_at.is_(None).label("is_sound"),
-    ).where(chunk.c.pack_id == pack.c.id, chunk.c.domain_id == domain_id)
+    ).where(chunk.c.pack_id == pack.c.id, by_id(chunk.c.domain_id) == domain_id)
     for condition in _conditions(merge_runs(runs)):
         for number, identity, name, offset, stored, raw, places, is_sound in connection.execute(
             columns.where(condition)
@@ -84,7 +85,7 @@ def are_all_sound(connection: Connection, domain_id: int, runs: Sequence[Run]) -
     """Whether the domain has each chunk that *runs* name, and none is quarantined."""
     merged = merge_runs(runs)
     statement = select(func.count()).select_from(chunk)
-    sound = (chunk.c.domain_id == domain_id) & chunk.c.quarantined_at.is_(None)
+    sound = (by_id(chunk.c.domain_id) == domain_id) & chunk.c.quarantined_at.is_(None)
     count = sum(connection.execute(statement.where(sound, condition)).scalar_one() for condition in _conditions(merged))
     return count == sum(run.count for run in merged)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import (
-    Column,
     ColumnElement,
     Connection,
     Row,
@@ -22,6 +21,7 @@ from sqlalchemy import (
 )
 
 from icehouse.db.chunks import put_pack
+from icehouse.db.query_plans import by_id
 from icehouse.db.schema import (
     build_log,
     cache,
@@ -89,7 +89,7 @@ def page_of_paths(connection: Connection, cache_id: int, after: int) -> list[tup
     """The next visible paths of the cache, by id, after that id: id, hash part, name, NAR, and when it was pushed."""
     rows = connection.execute(
         select(path.c.id, path.c.hash_part, path.c.name, path.c.nar_id, path.c.created_at)
-        .where(_by_id(path.c.cache_id) == cache_id, path.c.hidden_at.is_(None), path.c.id > after)
+        .where(by_id(path.c.cache_id) == cache_id, path.c.hidden_at.is_(None), path.c.id > after)
         .order_by(path.c.id)
         .limit(PAGE_ROWS)
     )
@@ -100,7 +100,7 @@ def page_of_references(connection: Connection, cache_id: int, after: int) -> lis
     """The same with the references: id, and base names joined by spaces."""
     rows = connection.execute(
         select(path.c.id, path.c.references)
-        .where(_by_id(path.c.cache_id) == cache_id, path.c.hidden_at.is_(None), path.c.id > after)
+        .where(by_id(path.c.cache_id) == cache_id, path.c.hidden_at.is_(None), path.c.id > after)
         .order_by(path.c.id)
         .limit(PAGE_ROWS)
     )
@@ -138,7 +138,7 @@ def page_of_recipes(connection: Connection, domain_id: int, after: int) -> list[
     """The next NARs of the domain after that id, and their encoded recipes."""
     rows = connection.execute(
         select(nar.c.id, recipe.c.body)
-        .where(_by_id(nar.c.domain_id) == domain_id, nar.c.id > after, recipe.c.nar_id == nar.c.id)
+        .where(by_id(nar.c.domain_id) == domain_id, nar.c.id > after, recipe.c.nar_id == nar.c.id)
         .order_by(nar.c.id)
         .limit(_BATCH)
     )
@@ -158,7 +158,7 @@ def page_of_chunks(connection: Connection, domain_id: int, after: int) -> list[t
     """
     rows = connection.execute(
         select(chunk.c.number, chunk.c.pack_id, chunk.c.stored_bytes, chunk.c.quarantined_at.is_(None))
-        .where(_by_id(chunk.c.domain_id) == domain_id, chunk.c.number > after)
+        .where(by_id(chunk.c.domain_id) == domain_id, chunk.c.number > after)
         .order_by(chunk.c.number)
         .limit(PAGE_ROWS)
     )
@@ -298,7 +298,7 @@ def page_of_purgeable_nars(connection: Connection, domain_id: int, after: int, *
     )
     rows = connection.execute(
         select(nar.c.id)
-        .where(_by_id(nar.c.domain_id) == domain_id, nar.c.id > after, nar.c.created_at < young)
+        .where(by_id(nar.c.domain_id) == domain_id, nar.c.id > after, nar.c.created_at < young)
         .where(not_(has_path), not_(is_staged), not_(is_awaited))
         .order_by(nar.c.id)
         .limit(_BATCH)
@@ -333,11 +333,6 @@ def add_collection(
     """Note what a collection did."""
     values = {"cache_name": cache_name, "began_at": began_at, "ended_at": ended_at}
     connection.execute(insert(collection).values(**values, started_by=started_by, result=result))
-
-
-def _by_id(column: Column[int]) -> ColumnElement[int]:
-    """The column as no index knows it: SQLite would look a page up by that index, and sort the whole table for it."""
-    return column + 0
 
 
 def _is_purgeable(domain_id: int, now: int) -> ColumnElement[bool]:

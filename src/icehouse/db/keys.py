@@ -9,6 +9,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from icehouse.api.keys import KeyState
 from icehouse.db.paths import parse_references, render_references
+from icehouse.db.query_plans import by_id
 from icehouse.db.schema import nar, path, signing_key
 from icehouse.nix.signing import PathInfo, PublicKey
 from icehouse.nix.store_paths import HashPart, StorePath
@@ -109,7 +110,7 @@ def page_signed_paths(connection: Connection, cache_id: int, *, after: int, limi
             path.c.signatures,
         )
         .join(nar, nar.c.id == path.c.nar_id)
-        .where(path.c.cache_id == cache_id, path.c.id > after)
+        .where(by_id(path.c.cache_id) == cache_id, path.c.id > after)
         .order_by(path.c.id)
         .limit(limit)
     )

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from sqlalchemy import Column, ColumnElement, Connection, Row, and_, delete, insert, select, update
 
+from icehouse.db.query_plans import by_id
 from icehouse.db.schema import cache, job, path, revocation, token, waiting_path
 from icehouse.db.tokens import get_token
 from icehouse.db.trust import find_job
@@ -115,7 +116,7 @@ def page_of_published(
     connection: Connection, cache_id: int, revoked: Revoked, *, first: int, last: int
 ) -> list[PublishedPath]:
     """What a revocation means, visible or hidden, among the paths with these ids."""
-    is_of_cache = path.c.cache_id + 0 == cache_id  # the range of ids is what to go by, not the index of this
+    is_of_cache = by_id(path.c.cache_id) == cache_id
     return _find(connection, path.c.id.between(first, last) & is_of_cache & _is_revoked(revoked))
 
 

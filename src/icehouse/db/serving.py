@@ -41,10 +41,11 @@ _RECIPE: Final = """
     WHERE nar.id = ?
 """
 
+# With a plus SQLite cannot use the index on the domain: it would read all the chunks that this has, for each run.
 _CHUNKS: Final = """
     SELECT chunk.number, pack.name, chunk.pack_offset, chunk.stored_bytes, chunk.raw_bytes, chunk.places
     FROM chunk JOIN pack ON pack.id = chunk.pack_id
-    WHERE chunk.number BETWEEN ? AND ? AND chunk.domain_id = ?
+    WHERE chunk.number BETWEEN ? AND ? AND +chunk.domain_id = ?
 """
 
 NarinfoRow = tuple[

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, func, select
 
+from icehouse.db.query_plans import by_id
 from icehouse.db.schema import path, purged_path, token, waiting_path, waiting_reference
 from icehouse.nix.store_paths import HashPart, StorePath
 
@@ -119,7 +120,7 @@ def search_referrers(connection: Connection, cache_id: int, hash_part: HashPart,
     rows = connection.execute(
         select(path.c.hash_part, path.c.name).where(
             path.c.id.between(after + 1, after + ROWS_A_SEARCH),
-            path.c.cache_id + 0 == cache_id,  # the range of ids is what to go by, not the index of this
+            by_id(path.c.cache_id) == cache_id,
             path.c.hidden_at.is_(None),
             path.c.hash_part != hash_part,
             func.instr(path.c.references, hash_part) > 0,
@@ -136,7 +137,7 @@ def find_visible_names(connection: Connection, cache_id: int, path_ids: Collecti
         rows = connection.execute(
             select(path.c.id, path.c.hash_part, path.c.name).where(
                 path.c.id.in_(ids[start : start + _BATCH]),
-                path.c.cache_id + 0 == cache_id,  # else SQLite goes by the index of this, through the whole cache
+                by_id(path.c.cache_id) == cache_id,
                 path.c.hidden_at.is_(None),
             )
         )

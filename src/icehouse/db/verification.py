@@ -13,6 +13,7 @@ from icehouse.db.chunks import ChunkRow, merge_runs
 from icehouse.db.collection import PackRow
 from icehouse.db.nars import NarRow, find_unsound
 from icehouse.db.paths import find_visible, load_externals, restore_paths
+from icehouse.db.query_plans import by_id
 from icehouse.db.schema import cache, chunk, domain, nar, pack, path, recipe, verify_pass
 from icehouse.nix import nix32
 from icehouse.nix.store_paths import HashPart
@@ -211,7 +212,7 @@ def page_of_nars(connection: Connection, domain_id: int, cache_id: int | None, a
     rows = connection.execute(
         select(*_NAR_COLUMNS, recipe.c.body)
         .outerjoin_from(nar, recipe, recipe.c.nar_id == nar.c.id)
-        .where(nar.c.domain_id == domain_id, nar.c.id > after, users.exists())
+        .where(by_id(nar.c.domain_id) == domain_id, nar.c.id > after, users.exists())
         .order_by(nar.c.id)
         .limit(PAGE_ROWS)
     )
@@ -277,7 +278,9 @@ def page_of_path_facts(connection: Connection, cache_id: int, after: int) -> Pat
     )
     rows = connection.execute(
         select(*columns, *_NAR_COLUMNS)
-        .where(path.c.cache_id == cache_id, path.c.hidden_at.is_(None), path.c.id > after, nar.c.id == path.c.nar_id)
+        .where(
+            by_id(path.c.cache_id) == cache_id, path.c.hidden_at.is_(None), path.c.id > after, nar.c.id == path.c.nar_id
+        )
         .order_by(path.c.id)
         .limit(PAGE_ROWS)
     )
@@ -290,7 +293,7 @@ def page_of_links(connection: Connection, cache_id: int, after: int) -> list[tup
     """The next visible paths of the cache after that id: id, hash part, and references joined by spaces."""
     rows = connection.execute(
         select(path.c.id, path.c.hash_part, path.c.references)
-        .where(path.c.cache_id == cache_id, path.c.hidden_at.is_(None), path.c.id > after)
+        .where(by_id(path.c.cache_id) == cache_id, path.c.hidden_at.is_(None), path.c.id > after)
         .order_by(path.c.id)
         .limit(10 * PAGE_ROWS)
     )
@@ -301,7 +304,8 @@ def find_packs_of_chunks(connection: Connection, domain_id: int, runs: Iterable[
     """The packs that have these chunks of the domain."""
     found: set[int] = set()
     for run in merge_runs(runs):
-        is_in_run = chunk.c.number.between(run.first, run.first + run.count - 1) & (chunk.c.domain_id == domain_id)
+        is_in_run = chunk.c.number.between(run.first, run.first + run.count - 1)
+        is_in_run &= by_id(chunk.c.domain_id) == domain_id
         found.update(connection.execute(select(chunk.c.pack_id).where(is_in_run).distinct()).scalars())
     return found
 
