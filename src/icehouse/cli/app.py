@@ -75,10 +75,10 @@ class LazyGroup(TyperGroup):
 
 
 def _add_verbose(command: Any) -> None:  # noqa: ANN401  as above
-    """Give a command, or those of a group, ``--verbose``."""
+    """Give a command, or those of a group, ``--verbose``; not those that talk to nobody, which have no ``--quiet``."""
     for name in command.list_commands(None) if hasattr(command, "list_commands") else ():
         _add_verbose(command.get_command(None, name))
-    if not hasattr(command, "list_commands"):
+    if any(parameter.name == "quiet" for parameter in command.params):
         option = TyperOption(
             param_decls=["--verbose", "-v"],
             is_flag=True,
