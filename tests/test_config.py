@@ -113,3 +113,26 @@ def test_span_of_time_is_seconds_or_has_a_unit(text: object, seconds: int) -> No
 def test_other_spans_are_refused(text: object) -> None:
     with pytest.raises(InvalidFormat, match="--collect-seconds"):
         ServerSettings.load({"collect_seconds": text}, {})
+
+
+def test_roles_are_a_list_in_the_file_and_parted_by_semicolons_in_the_environment(tmp_path: Path) -> None:
+    issuer = 'oidc_issuer = "https://id.example.org"\noidc_client_id = "icehouse"\n'
+    expected = ("dev=pull,push:team-*", "ops=admin:*")
+    flags = write_file(tmp_path, f'{issuer}oidc_roles = ["dev=pull,push:team-*", "ops=admin:*"]\n')
+    assert ServerSettings.load(flags, {}).oidc_roles == expected
+    assert ServerSettings.load({}, {"ICEHOUSE_OIDC_ROLES": "dev=pull,push:team-*; ops=admin:*"}).oidc_roles == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'oidc_issuer = "http://id.example.org"',
+        'oidc_issuer = "https://id.example.org"',
+        'oidc_issuer = "https://id.example.org"\noidc_client_id = "icehouse"',
+        'oidc_roles = ["dev=fly:*"]',
+        "oidc_roles = 7",
+    ],
+)
+def test_login_that_nobody_could_use_is_refused_at_the_start(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InvalidFormat, match="oidc_"):
+        ServerSettings.load(write_file(tmp_path, f"{text}\n"), {})

@@ -50,7 +50,12 @@ def test_faults_of_settings_are_told_all_at_once(tmp_path: Path) -> None:
 
 
 def test_workers_get_the_settings_of_their_parent(tmp_path: Path) -> None:
-    settings = ServerSettings(data_dir=tmp_path, trusted_proxies=("10.0.0.0/8",), public_url="https://c.example.org")
+    settings = ServerSettings(
+        data_dir=tmp_path,
+        trusted_proxies=("10.0.0.0/8",),
+        public_url="https://c.example.org",
+        oidc_roles=("a=pull:*",),
+    )
     assert load_worker_settings({WORKER_SETTINGS: render_worker_settings(settings)}) == settings
 
 

@@ -12,6 +12,8 @@ from typing import Any, Final, Literal, Self, cast
 from urllib.parse import urlsplit
 
 from icehouse.errors import InvalidFormat
+from icehouse.rules.people import parse_role
+from icehouse.rules.trust import parse_issuer
 
 ENVIRONMENT_PREFIX: Final = "ICEHOUSE_"
 FILE_NAME: Final = "icehouse.toml"
@@ -98,6 +100,27 @@ class ServerSettings:
     """How many requests with wrong credentials each address may send to the API a minute, to each worker. Beyond, those
     are told to wait (429), and so is a token that was not accepted before. 0: no limit."""
 
+    oidc_issuer: str = ""
+    """The OpenID Connect provider by which people log into the web page, exactly as its tokens name it. Empty: they log
+    in with tokens. Tokens work in any case."""
+
+    oidc_client_id: str = ""
+    """As what this server is known to the provider, which sends people back to `<public URL>/login/callback`."""
+
+    oidc_client_secret_file: str = ""
+    """A file with the secret that the provider gave. Empty: a public client, which PKCE alone protects."""
+
+    oidc_scopes: str = "openid profile email"
+    """What the provider is asked for. Some tell groups only where `groups` is among it."""
+
+    oidc_groups_claim: str = "groups"
+    """The claim of the identity token that has the person's groups. Dots lead into it: `realm_access.roles`."""
+
+    oidc_roles: tuple[str, ...] = ()
+    """What members of a group may do: `GROUP=PERMISSIONS:PATTERN`, such as `developers=pull,push:team-*`. The group
+    `*` is everybody whom the provider lets in. Who is in several groups has all their roles, who is in none gets no
+    further. A change holds from the next login on."""
+
     @property
     def address(self) -> str:
         """`http://<host>:<port>`."""
@@ -145,6 +168,8 @@ class ServerSettings:
                 values[name] = _PARSERS[name](value)
             except ValueError as exc:
                 faults.append(f"{source}: {exc}")
+        if not faults and values.get("oidc_issuer") and not (values.get("oidc_client_id") and values.get("oidc_roles")):
+            faults.append("oidc_issuer: it needs oidc_client_id and oidc_roles too, else nobody could log in")
         if faults:
             raise InvalidFormat("\n".join(faults))
         return cls(**cast("dict[str, Any]", values))
@@ -238,6 +263,20 @@ def _parse_url(value: object) -> str:
     return text
 
 
+def _parse_issuer(value: object) -> str:
+    return parse_issuer(_parse_text(value))
+
+
+def _parse_roles(value: object) -> tuple[str, ...]:
+    items = value.split(";") if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)):
+        raise ValueError(f"{value!r}: expected a list of GROUP=PERMISSIONS:PATTERN")  # noqa: TRY004  a fault of a setting
+    texts = [str(item).strip() for item in cast("list[object]", items) if str(item).strip()]
+    for text in texts:
+        parse_role(text)
+    return tuple(texts)
+
+
 def _parse_networks(value: object) -> tuple[str, ...]:
     items = value.replace(",", " ").split() if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)):
@@ -268,4 +307,10 @@ _PARSERS: Final[dict[str, Callable[[object], object]]] = {
     "download_days": _parse_number(0, _MAX_DAYS),
     "requests_per_second": _parse_number(0, _MAX_RATE),
     "failed_logins_per_minute": _parse_number(0, _MAX_RATE),
+    "oidc_issuer": _parse_issuer,
+    "oidc_client_id": _parse_text,
+    "oidc_client_secret_file": lambda value: str(_parse_path(value)),
+    "oidc_scopes": _parse_text,
+    "oidc_groups_claim": _parse_text,
+    "oidc_roles": _parse_roles,
 }

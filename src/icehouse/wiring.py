@@ -32,7 +32,7 @@ from icehouse.api.server import ServerParameters
 from icehouse.client.issuer_documents import issuer_documents
 from icehouse.config import ServerSettings
 from icehouse.db.serving import ServingQueries
-from icehouse.errors import Conflict
+from icehouse.errors import Conflict, InvalidFormat, NotFound
 from icehouse.http.app import Server
 from icehouse.http.connection import IDLE_SECONDS, Connection
 from icehouse.http.errors import STATUSES
@@ -43,6 +43,7 @@ from icehouse.http.parts import ServerParts
 from icehouse.log_output import configure_logging
 from icehouse.rules.chunks import CHUNK_PARAMETERS
 from icehouse.rules.packs import PACK_BYTES
+from icehouse.rules.people import parse_role
 from icehouse.rules.recipes import MAX_RECIPE_BYTES
 from icehouse.services.access import Access, HotAccess
 from icehouse.services.access_times import AccessTimes
@@ -68,6 +69,7 @@ from icehouse.services.nars import MAX_NARS, NarRegistry
 from icehouse.services.packs import MAX_IDENTITIES, PackReceiver
 from icehouse.services.pins import Pins
 from icehouse.services.promote import Promotions
+from icehouse.services.provider_logins import Provider, ProviderLogins
 from icehouse.services.publish import MAX_HASH_PARTS, MAX_PATHS, Publisher
 from icehouse.services.realisations import Realisations
 from icehouse.services.recent_chunks import RecentChunks
@@ -217,7 +219,14 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
         stack.callback(verification.close)
         await stack.enter_async_context(_in_background(verification.run))
         stack.callback(verification.end)
-        keyring = IssuerKeyring(await stack.enter_async_context(issuer_documents()), clock)
+        documents = await stack.enter_async_context(issuer_documents())
+        keyring = IssuerKeyring(documents, clock)
+        provider = load_provider(settings)
+        logins = (
+            None
+            if provider is None
+            else ProviderLogins(provider, documents, keyring, sessions, public_url=settings.url, clock=clock)
+        )
         parts = ServerParts(
             database=database,
             access=access,
@@ -266,6 +275,8 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
                 access=access,
                 caches=parts.caches,
                 sessions=sessions,
+                logins=logins,
+                draw=secrets.token_bytes,
                 tokens=parts.tokens,
                 clock=clock,
                 public_url=settings.url,
@@ -274,6 +285,34 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             )
         )
         yield parts, hot, pages
+
+
+def load_provider(settings: ServerSettings) -> Provider | None:
+    """The provider by which people log in, if there is one.
+
+    Raises:
+        NotFound: the file with its secret is not there, or cannot be read.
+        InvalidFormat: that file is empty.
+    """
+    if not settings.oidc_issuer:
+        return None
+    secret: str | None = None
+    if settings.oidc_client_secret_file:
+        file = settings.oidc_client_secret_file
+        try:
+            secret = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise NotFound(f"oidc_client_secret_file: {file} cannot be read: {exc}") from exc
+        if not secret:
+            raise InvalidFormat(f"oidc_client_secret_file: {file} is empty")
+    return Provider(
+        issuer=settings.oidc_issuer,
+        client_id=settings.oidc_client_id,
+        client_secret=secret,
+        scopes=settings.oidc_scopes,
+        groups_claim=settings.oidc_groups_claim,
+        roles=tuple(parse_role(text) for text in settings.oidc_roles),
+    )
 
 
 @asynccontextmanager
@@ -441,5 +480,6 @@ def load_worker_settings(environment: Mapping[str, str]) -> ServerSettings:
     """The settings that the parent process left for its workers."""
     values: dict[str, Any] = msgspec.json.decode(environment[WORKER_SETTINGS])
     values["data_dir"] = Path(values["data_dir"])
-    values["trusted_proxies"] = tuple(values["trusted_proxies"])
+    for name in ("trusted_proxies", "oidc_roles"):
+        values[name] = tuple(values[name])
     return ServerSettings(**values)

@@ -50,7 +50,7 @@ def add(connection: Connection, token_hash: bytes = HASH, *, expires_at: int | N
 async def test_a_token_is_found_by_its_hash(database: Database) -> None:
     assert not await database.read(has_tokens)
     made = await database.write(add)
-    assert made == TokenRow(1, "CI", PERMISSIONS, "team-*", 100, *[None] * 6)
+    assert made == TokenRow(1, "CI", PERMISSIONS, "team-*", 100, None, None, None, None, None, None)
     assert await database.read(lambda connection: find_token(connection, HASH)) == made
     assert await database.read(lambda connection: get_token(connection, 1)) == made
     assert await database.read(list_tokens) == (made,)

@@ -71,9 +71,11 @@ class RunningServer:
         with contextlib.closing(connection):
             connection.request(method, path, data, sent | dict(headers or {}))
             response = connection.getresponse()
-            return Answer(
-                response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
-            )
+            found: dict[str, str] = {}
+            for name, value in response.getheaders():  # of a header that comes twice, both
+                key = name.lower()
+                found[key] = f"{found[key]}, {value}" if key in found else value
+            return Answer(response.status, found, response.read())
 
     def send_raw(self, request: bytes) -> bytes:
         """Send bytes, and give all that comes back until the server closes."""

@@ -206,10 +206,11 @@ def _reads(*rules: tuple[str, str]) -> dict[str, Rule]:
     }
 
 
-def _pages(*rules: tuple[str, Permission | Need, str]) -> dict[str, Rule]:
+def _pages(*rules: tuple[str, Permission | Need, str], granted: Mapping[str, int] | None = None) -> dict[str, Rule]:
     """GET and HEAD of pages."""
+    statuses = granted or {}
     return {
-        f"{method} {template}": Rule(needs, path, is_page=True)
+        f"{method} {template}": Rule(needs, path, granted=statuses.get(template, 200), is_page=True)
         for template, needs, path in rules
         for method in ("GET", "HEAD")
     }
@@ -324,6 +325,11 @@ RULES: Final[dict[str, Rule]] = {
         ("/{cache}", Permission.PULL, "/{cache}"),
         ("/login", Need.NOTHING, "/login"),
         ("/static/{name}", Need.NOTHING, Assets.load().url("icehouse.css")),
+    ),
+    **_pages(
+        ("/login/provider", Need.NOTHING, "/login/provider"),
+        ("/login/callback", Need.NOTHING, "/login/callback?code=x&state=y"),
+        granted={"/login/provider": 503, "/login/callback": 400},  # the provider does not answer
     ),
     "POST /login": Rule(Need.A_SECRET, "/login", b"token=ice_x", is_page=True),
     "POST /logout": Rule(Need.A_TOKEN, "/logout", b"", granted=303, undo=("log in",), is_page=True),

@@ -51,6 +51,7 @@ from tests.security.contents import (
     STOCK_NARINFO,
     STOCK_PATH,
     TRUST_RULE,
+    TRUSTED,
 )
 from tests.security.routes import CALLERS, ELSEWHERE, RULES, Cache, Caller, Rule, State
 from tests.services.publishing import Upload, cut, identity_of, path_body
@@ -398,6 +399,9 @@ async def open_world(folder: Path) -> AsyncGenerator[World]:
         verify_speed=0,
         requests_per_second=0,
         failed_logins_per_minute=0,
+        oidc_issuer=TRUSTED,
+        oidc_client_id="icehouse",
+        oidc_roles=("*=pull:*",),
     )
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
     with noted_connections(), start(DataFolder(folder), clock=clock, draw=lambda size: bytes([size]) * size) as started:

@@ -3,46 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
 import pytest
 
-from tests.http.running import Answer, RunningServer, run_server
-
-FORM = "application/x-www-form-urlencoded"
-
-
-@dataclass
-class Client:
-    """What a browser does with cookies and forms."""
-
-    server: RunningServer
-    cookie: str = ""
-    form_key: str = ""
-    headers: dict[str, str] = field(default_factory=dict[str, str])
-
-    def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
-        sent = {"Accept": "text/html", **self.headers}
-        sent |= {name.replace("_", "-"): text for name, text in headers.items()}
-        if self.cookie:
-            sent["Cookie"] = self.cookie
-        answer = self.server.ask(method, path, body, token="", headers=sent)
-        if "set-cookie" in answer.headers:
-            self.cookie = answer.headers["set-cookie"].partition(";")[0]
-        found = re.search(r'name="form_key" value="([^"]*)"', answer.body.decode())
-        self.form_key = found[1] if found else self.form_key
-        return answer
-
-    def get(self, path: str) -> Answer:
-        return self.send("GET", path)
-
-    def post(self, path: str, fields: dict[str, str] | None = None, **headers: str) -> Answer:
-        body = urlencode({"form_key": self.form_key} | (fields or {})).encode()
-        return self.send("POST", path, body, **{"Content_Type": FORM, **headers})
-
-    def log_in(self, **fields: str) -> Answer:
-        return self.post("/login", {"token": self.server.token, **fields})
+from tests.http.running import RunningServer, run_server
+from tests.web.client import FORM, Client
 
 
 def test_login_shows_what_the_token_may_see_until_logout(server: RunningServer) -> None:
@@ -53,10 +19,10 @@ def test_login_shows_what_the_token_may_see_until_logout(server: RunningServer) 
     assert client.get("/secret").status == 200
     assert b'href="/secret"' in client.get("/").body
     assert client.get("/absent").status == 404
-    old = client.cookie
+    old = client.cookies.copy()
     assert client.post("/logout").status == 303
-    assert client.cookie == 'icehouse=""'
-    client.cookie = old
+    assert client.cookie == '""'
+    client.cookies = old
     assert client.get("/secret").status == 401
 
 
@@ -82,10 +48,10 @@ def test_login_never_leads_to_another_site(server: RunningServer, target: str) -
 
 
 def test_planted_cookie_is_replaced_at_login(server: RunningServer) -> None:
-    client = Client(server, cookie="icehouse=" + "A" * 43)
+    client = Client(server, {"icehouse": "A" * 43})
     client.log_in()
-    assert client.cookie != "icehouse=" + "A" * 43
-    assert Client(server, cookie="icehouse=" + "A" * 43).get("/secret").status == 401
+    assert client.cookie != "A" * 43
+    assert Client(server, {"icehouse": "A" * 43}).get("/secret").status == 401
 
 
 @pytest.mark.parametrize(
@@ -184,10 +150,9 @@ def test_https_server_has_a_cookie_for_this_host_alone_which_no_log_holds(
         assert {"Secure", "HttpOnly", "Path=/", "SameSite=lax"} <= set(cookie.split("; "))
         assert "Domain" not in cookie
         assert [client.get("/secret").status for _ in range(8)] == [200] * 8
-        secret = client.cookie.partition("=")[2]
-        old = client.cookie
+        secret = client.cookies["__Host-icehouse"]
         client.post("/logout")
-        client.cookie = old
+        client.cookies["__Host-icehouse"] = secret
         assert [client.get("/secret").status for _ in range(8)] == [401] * 8  # in both workers
         log = server.log.read_text()
         assert secret not in log

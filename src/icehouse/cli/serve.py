@@ -61,6 +61,22 @@ def serve(  # noqa: PLR0913  each is an option of the command
         int | None,
         typer.Option(metavar="N", help="Wrong credentials from each address; 0: any.", show_default="60"),
     ] = None,
+    oidc_issuer: Annotated[
+        str | None, typer.Option(metavar="URL", help="Provider by which people log into the web page.")
+    ] = None,
+    oidc_client_id: Annotated[str | None, typer.Option(metavar="ID", help="This server's name there.")] = None,
+    oidc_client_secret_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="File with the secret that the provider gave.")
+    ] = None,
+    oidc_scopes: Annotated[
+        str | None, typer.Option(metavar="SCOPES", help="What to ask for.", show_default="openid profile email")
+    ] = None,
+    oidc_groups_claim: Annotated[
+        str | None, typer.Option(metavar="CLAIM", help="Claim that has a person's groups.", show_default="groups")
+    ] = None,
+    oidc_role: Annotated[
+        list[str] | None, typer.Option(metavar="ROLE", help="GROUP=PERMISSIONS:PATTERN. May be repeated.")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     log_format: Annotated[
         str | None, typer.Option(help="console, json, or auto: console on a terminal.", show_default="auto")
@@ -86,6 +102,12 @@ def serve(  # noqa: PLR0913  each is an option of the command
         "download_days": download_days,
         "requests_per_second": requests_per_second,
         "failed_logins_per_minute": failed_logins_per_minute,
+        "oidc_issuer": oidc_issuer,
+        "oidc_client_id": oidc_client_id,
+        "oidc_client_secret_file": oidc_client_secret_file,
+        "oidc_scopes": oidc_scopes,
+        "oidc_groups_claim": oidc_groups_claim,
+        "oidc_roles": oidc_role or None,
         "log_level": log_level,
         "log_format": log_format,
     }

@@ -117,8 +117,26 @@ token = Table(
     Column("last_used_at", Integer),
     Column("job_id", Integer, index=True, doc="whose identity it was exchanged for; null: somebody made it"),
     Column("last_used_from", Text, doc="the client's address; null: not known"),
+    Column("person_id", Integer, index=True, doc="whose it is, if a provider said who"),
+    Column("is_login", Integer, nullable=False, server_default="0", doc="acts for a session; nobody has its secret"),
+    Column("other_scopes", Text, nullable=False, server_default="[]", doc="JSON: as `permissions`, `cache_pattern`"),
     sqlite_autoincrement=True,
 )
+
+person = Table(
+    "person",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("issuer", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("email", Text),
+    Column("created_at", Integer, nullable=False),
+    Column("last_login_at", Integer, nullable=False),
+    UniqueConstraint("issuer", "subject"),
+    sqlite_autoincrement=True,
+)
+"""Who logged in by a provider."""
 
 session = Table(
     "session",

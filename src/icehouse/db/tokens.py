@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import (
     Column,
     Connection,
@@ -28,7 +29,7 @@ from sqlalchemy import (
 
 from icehouse.db.schema import job, metadata, token
 from icehouse.errors import NotFound
-from icehouse.rules.access import Grant, Permission
+from icehouse.rules.access import Grant, Permission, Scope
 
 _FIND_NOW: Final = """
     SELECT id, description, permissions, cache_pattern, expires_at, revoked_at FROM token WHERE token_hash = ?
@@ -50,10 +51,22 @@ class TokenRow:
     last_used_at: int | None
     last_used_from: str | None
     job_id: int | None
+    person_id: int | None = None
+    is_login: bool = False
+    """Whether it acts for a session of the web page, and nobody has its secret."""
+    others: tuple[Scope, ...] = ()
 
     def grant(self) -> Grant:
         """What it allows while it is valid."""
-        return Grant(self.id, self.description, self.permissions, self.cache_pattern, self.expires_at)
+        return Grant(
+            self.id,
+            self.description,
+            self.permissions,
+            self.cache_pattern,
+            self.expires_at,
+            self.others,
+            self.person_id,
+        )
 
     def is_valid(self, now: int) -> bool:
         """Tell whether it is neither revoked nor expired at *now*."""
@@ -104,7 +117,8 @@ def no_such_token(token_id: int) -> NotFound:
 
 def list_tokens(connection: Connection) -> tuple[TokenRow, ...]:
     """The tokens that somebody made, revoked and expired ones too, in order. Those of jobs are too many to look at."""
-    rows = connection.execute(select(token).where(token.c.job_id.is_(None)).order_by(token.c.id))
+    is_made = token.c.job_id.is_(None) & (token.c.is_login == 0)
+    rows = connection.execute(select(token).where(is_made).order_by(token.c.id))
     return tuple(_token_row(row) for row in rows)
 
 
@@ -130,20 +144,26 @@ def insert_token(  # noqa: PLR0913  the columns of a row
     expires_at: int | None,
     now: int,
     job_id: int | None = None,
+    person_id: int | None = None,
+    is_login: bool = False,
+    others: Sequence[Scope] = (),
 ) -> TokenRow:
-    """Add a token. `created_by` is null for one made on the server's machine, and for a job's."""
+    """Add a token. `created_by` is null for one made on the server's machine, and for a job's or a login's."""
     wanted = frozenset(permissions)
     result = connection.execute(
         insert(token)
         .values(
             token_hash=token_hash,
             description=description,
-            permissions=" ".join(permission for permission in Permission if permission in wanted),
+            permissions=_render_permissions(wanted),
             cache_pattern=cache_pattern,
             created_at=now,
             created_by=created_by,
             expires_at=expires_at,
             job_id=job_id,
+            person_id=person_id,
+            is_login=int(is_login),
+            other_scopes=_render_scopes(others),
         )
         .returning(token)
     )
@@ -187,6 +207,18 @@ def _referring(table: Table) -> list[Column[Any]]:
     ]
 
 
+def list_tokens_of_person(connection: Connection, person_id: int) -> tuple[TokenRow, ...]:
+    """The tokens that a person made for themselves, revoked and expired ones too, in order."""
+    is_own = (token.c.person_id == person_id) & (token.c.is_login == 0)
+    return tuple(_token_row(row) for row in connection.execute(select(token).where(is_own).order_by(token.c.id)))
+
+
+def revoke_logins(connection: Connection, person_id: int, *, now: int) -> None:
+    """End all sessions of a person."""
+    is_login = (token.c.person_id == person_id) & (token.c.is_login == 1) & token.c.revoked_at.is_(None)
+    connection.execute(update(token).where(is_login).values(revoked_at=now))
+
+
 def revoke_token(connection: Connection, token_id: int, *, now: int) -> None:
     """Make a token invalid from now on. One that is revoked keeps the time at which it was."""
     connection.execute(update(token).where(token.c.id == token_id, token.c.revoked_at.is_(None)).values(revoked_at=now))
@@ -222,4 +254,22 @@ def _token_row(row: Row[Any]) -> TokenRow:
         last_used_at=row.last_used_at,
         last_used_from=row.last_used_from,
         job_id=row.job_id,
+        person_id=row.person_id,
+        is_login=bool(row.is_login),
+        others=_parse_scopes(row.other_scopes),
     )
+
+
+def _render_permissions(permissions: frozenset[Permission]) -> str:
+    return " ".join(permission for permission in Permission if permission in permissions)
+
+
+def _render_scopes(scopes: Sequence[Scope]) -> str:
+    return msgspec.json.encode(
+        [[_render_permissions(scope.permissions), scope.cache_pattern] for scope in scopes]
+    ).decode()
+
+
+def _parse_scopes(text: str) -> tuple[Scope, ...]:
+    pairs = () if text == "[]" else msgspec.json.decode(text, type=list[tuple[str, str]])
+    return tuple(Scope(_parse_permissions(permissions), pattern) for permissions, pattern in pairs)

@@ -68,6 +68,18 @@ class Permission(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Scope:
+    """Permissions on the caches whose name matches a pattern."""
+
+    permissions: frozenset[Permission]
+    cache_pattern: str
+
+    def holds(self, permission: Permission, cache_name: str) -> bool:
+        """Tell whether it has that permission on a cache of that name, whether or not there is one."""
+        return _holds(self.permissions, permission) and matches(self.cache_pattern, cache_name)
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """What the holder of a valid token may do: *permissions* on caches whose name matches *cache_pattern*."""
 
@@ -77,6 +89,25 @@ class Grant:
     cache_pattern: str
     expires_at: int | None = None
     """Seconds since the epoch; `None`: never."""
+    others: tuple[Scope, ...] = ()
+    """What it allows beside that: a person may have several roles."""
+    person_id: int | None = None
+    """Whose token it is, if a provider said who."""
+
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """All that it allows."""
+        return (Scope(self.permissions, self.cache_pattern), *self.others)
+
+    @property
+    def admin_patterns(self) -> tuple[str, ...]:
+        """The patterns of caches that it administers, one for all first."""
+        patterns = [scope.cache_pattern for scope in self.scopes if Permission.ADMIN in scope.permissions]
+        return tuple(sorted(patterns, key=lambda pattern: not covers(pattern, "*")))
+
+    def administers(self, pattern: str) -> bool:
+        """Tell whether it administers every cache whose name matches *pattern*."""
+        return any(covers(mine, pattern) for mine in self.admin_patterns)
 
 
 Token = NewType("Token", str)
@@ -141,15 +172,19 @@ def covers(pattern: str, narrower: str) -> bool:
 
 def allows(grant: Grant | None, permission: Permission, cache_name: str) -> bool:
     """Tell whether *grant* holds *permission* on a cache of that name, whether or not there is one."""
+    if grant is None:
+        return False
+    if _holds(grant.permissions, permission) and matches(grant.cache_pattern, cache_name):
+        return True
+    return any(scope.holds(permission, cache_name) for scope in grant.others)
+
+
+def _holds(permissions: frozenset[Permission], permission: Permission) -> bool:
     return (
-        grant is not None
-        and (permission in grant.permissions or Permission.ADMIN in grant.permissions or _is_read(grant, permission))
-        and matches(grant.cache_pattern, cache_name)
+        permission in permissions
+        or Permission.ADMIN in permissions
+        or (permission is Permission.PULL and bool(permissions))
     )
-
-
-def _is_read(grant: Grant, permission: Permission) -> bool:
-    return permission is Permission.PULL and bool(grant.permissions)
 
 
 def no_such_cache(name: str) -> NotFound:
@@ -213,7 +248,7 @@ def check_may_administer_tokens(grant: Grant | None) -> Grant:
     """
     if grant is None:
         raise Unauthenticated("tokens are administered with a token that has the permission admin")
-    if Permission.ADMIN not in grant.permissions:
+    if not grant.admin_patterns:
         raise Denied("tokens are administered with the permission admin, which this token lacks")
     return grant
 
@@ -227,7 +262,7 @@ def check_may_read_audit(grant: Grant | None) -> Grant:
     """
     if grant is None:
         raise Unauthenticated("the audit log is shown to a token that has the permission admin")
-    if Permission.ADMIN not in grant.permissions:
+    if not grant.admin_patterns:
         raise Denied("the audit log is shown to the permission admin, which this token lacks")
     return grant
 
@@ -241,13 +276,13 @@ def check_may_watch_server(grant: Grant | None) -> None:
     """
     if grant is None:
         raise Unauthenticated("metrics are shown to a token that has the permission admin on all caches")
-    if Permission.ADMIN not in grant.permissions or not covers(grant.cache_pattern, "*"):
+    if not grant.administers("*"):
         raise Denied("metrics name all caches: they need the permission admin on the pattern *, which this token lacks")
 
 
 def may_see_token(grant: Grant, token: Grant) -> bool:
     """Tell whether the holder of *grant*, an administrator, may see and revoke *token*: it reaches no further."""
-    return grant.token_id == token.token_id or covers(grant.cache_pattern, token.cache_pattern)
+    return grant.token_id == token.token_id or grant.administers(token.cache_pattern)
 
 
 def check_may_create_token(grant: Grant, cache_pattern: str, *, expires_at: int | None) -> None:
@@ -259,10 +294,29 @@ def check_may_create_token(grant: Grant, cache_pattern: str, *, expires_at: int 
         Denied: it would be stronger, or *grant* lacks the permission admin.
     """
     check_may_administer_tokens(grant)
-    if not covers(grant.cache_pattern, cache_pattern):
+    if not grant.administers(cache_pattern):
         raise Denied(f"pattern {cache_pattern!r} reaches beyond this token's own, {grant.cache_pattern!r}")
     if grant.expires_at is not None and (expires_at is None or expires_at > grant.expires_at):
         raise Denied("a token cannot create one that expires after itself")
+
+
+def check_may_create_own_token(grant: Grant, permissions: frozenset[Permission], cache_pattern: str) -> None:
+    """Return if a person with *grant* may make such a token for themselves: one role of theirs holds all of it.
+
+    Raises:
+        Denied: no provider said who they are, or no role does.
+    """
+    if grant.person_id is None:
+        raise Denied("tokens for oneself are made by people whom a provider knows; others need the permission admin")
+    if not any(fits_scope(scope, permissions, cache_pattern) for scope in grant.scopes):
+        names = ", ".join(sorted(permissions))
+        raise Denied(f"none of your roles allows {names} on {cache_pattern!r}")
+
+
+def fits_scope(scope: Scope, permissions: frozenset[Permission], cache_pattern: str) -> bool:
+    """Tell whether *scope* holds all those permissions on all those caches."""
+    is_held = all(_holds(scope.permissions, permission) for permission in permissions)
+    return is_held and covers(scope.cache_pattern, cache_pattern)
 
 
 def make_token(random_bytes: bytes) -> Token:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -78,6 +79,24 @@ class Identity:
     """Texts as they are, numbers in decimal, truths as `true` and `false`. What is of another kind, or long, is not."""
 
 
+@dataclass(frozen=True, slots=True)
+class LoginToken:
+    """What a provider says of somebody who logs in."""
+
+    subject: str
+    claims: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderPlaces:
+    """Where people log in."""
+
+    authorization_endpoint: str
+    token_endpoint: str
+    takes_basic: bool
+    """Whether a client's secret goes there as Basic; else it is in the form."""
+
+
 class _Header(msgspec.Struct):
     alg: str
     kid: str
@@ -93,6 +112,17 @@ class _Payload(msgspec.Struct):
     iat: float
     nbf: float
     jti: str | None = None
+
+
+class _LoginPayload(msgspec.Struct):
+    iss: str
+    sub: str
+    aud: str | list[str]
+    exp: float
+    iat: float
+    nbf: float = 0
+    nonce: str | None = None
+    azp: str | None = None
 
 
 class _Issuer(msgspec.Struct):
@@ -146,18 +176,16 @@ def verify_id_token(token: UnverifiedToken, keys: IssuerKeys, *, now: int) -> Id
     Raises:
         InvalidFormat: it did not, or it is not, or a claim that every token needs is absent or malformed.
     """
-    key_type = _KEY_TYPES[token.algorithm[:2]]
-    candidates = [key for key in keys.get(token.key_id, ()) if key.key_type == key_type]
-    if not candidates:
-        raise InvalidFormat(f"the issuer has no key {excerpt(token.key_id)} for {token.algorithm}")
-    if not any(_has_signed(key, token) for key in candidates):
-        raise InvalidFormat(f"the signature is not by the key {excerpt(token.key_id)}")
-    signed, _, _ = token.text.rpartition(".")
-    segment = signed.partition(".")[2]
+    segment, signed = _check_signature(token, keys)
     payload = _decode(segment, _Payload, "payload")
     if payload.iss != token.issuer:
         raise InvalidFormat("the payload names two issuers")
     expires_at = _check_times(payload, now)
+    if not 0 < payload.exp - payload.iat <= MAX_LIFETIME_SECONDS:
+        raise InvalidFormat(
+            f"valid for {payload.exp - payload.iat:.0f} seconds; expected more than 0, and at most "
+            f"{MAX_LIFETIME_SECONDS}"
+        )
     audiences = (payload.aud,) if isinstance(payload.aud, str) else tuple(payload.aud)
     if payload.jti is not None and not 0 < len(payload.jti) <= _MAX_TOKEN_ID_LENGTH:
         raise InvalidFormat(f"jti: expected 1 to {_MAX_TOKEN_ID_LENGTH} letters")
@@ -169,6 +197,80 @@ def verify_id_token(token: UnverifiedToken, keys: IssuerKeys, *, now: int) -> Id
         use_key=_use_key(payload, signed),
         claims=_scalars(_decode(segment, dict[str, Any], "payload")),
     )
+
+
+def verify_login_token(
+    token: UnverifiedToken, keys: IssuerKeys, *, issuer: str, client_id: str, nonce: str, now: int
+) -> LoginToken:
+    """What the token of a person's login says, if it is the issuer's, for us, and of the login that had *nonce*.
+
+    Raises:
+        InvalidFormat: it is not, or it is not valid at *now*, or a claim that every token needs is absent or malformed.
+
+    Source: OpenID Connect Core 1.0, section 3.1.3.7.
+    """
+    segment, _ = _check_signature(token, keys)
+    payload = _decode(segment, _LoginPayload, "payload")
+    if payload.iss != token.issuer or payload.iss != issuer:
+        raise InvalidFormat(f"a token of {excerpt(payload.iss)}: expected one of {issuer}")
+    audiences = (payload.aud,) if isinstance(payload.aud, str) else tuple(payload.aud)
+    if (
+        client_id not in audiences
+        or (payload.azp or client_id) != client_id
+        or (len(audiences) > 1 and not payload.azp)
+    ):
+        raise InvalidFormat(f"a token for {excerpt(str(payload.aud))}: expected one for {client_id}")
+    if payload.nonce is None or not hmac.compare_digest(payload.nonce.encode(), nonce.encode()):
+        raise InvalidFormat("a token of another login")
+    _check_times(payload, now)
+    return LoginToken(payload.sub, _decode(segment, dict[str, Any], "payload"))
+
+
+def parse_provider(data: bytes, issuer: str) -> ProviderPlaces:
+    """Where people log in at *issuer*, from its discovery document.
+
+    Raises:
+        InvalidFormat: it is malformed, or that of another issuer, or lacks something.
+    """
+    document = _parse_json(data, dict[str, Any], "the discovery document")
+    if document.get("issuer") != issuer:
+        raise InvalidFormat(f"the discovery document of {issuer} is that of {excerpt(str(document.get('issuer')))}")
+    places = [document.get(name) for name in ("authorization_endpoint", "token_endpoint")]
+    if not all(isinstance(place, str) for place in places):
+        raise InvalidFormat(f"the discovery document of {issuer} does not say where people log in")
+    methods: object = document.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+    return ProviderPlaces(
+        str(places[0]), str(places[1]), isinstance(methods, list) and "client_secret_basic" in methods
+    )
+
+
+def parse_token_answer(data: bytes) -> str:
+    """The identity token in what a provider gives for a code.
+
+    Raises:
+        InvalidFormat: there is none.
+    """
+    answer = _parse_json(data, dict[str, Any], "the provider's answer")
+    token = answer.get("id_token")
+    if not isinstance(token, str):
+        raise InvalidFormat("the provider's answer has no id_token")
+    return token
+
+
+def _check_signature(token: UnverifiedToken, keys: IssuerKeys) -> tuple[str, str]:
+    """The payload's segment, and all that was signed.
+
+    Raises:
+        InvalidFormat: none of *keys* signed it.
+    """
+    key_type = _KEY_TYPES[token.algorithm[:2]]
+    candidates = [key for key in keys.get(token.key_id, ()) if key.key_type == key_type]
+    if not candidates:
+        raise InvalidFormat(f"the issuer has no key {excerpt(token.key_id)} for {token.algorithm}")
+    if not any(_has_signed(key, token) for key in candidates):
+        raise InvalidFormat(f"the signature is not by the key {excerpt(token.key_id)}")
+    signed, _, _ = token.text.rpartition(".")
+    return signed.partition(".")[2], signed
 
 
 def parse_keys(data: bytes) -> IssuerKeys:
@@ -220,16 +322,11 @@ def _has_signed(key: Key, token: UnverifiedToken) -> bool:
     return True
 
 
-def _check_times(payload: _Payload, now: int) -> int:
+def _check_times(payload: _Payload | _LoginPayload, now: int) -> int:
     """When the token expires, the issuer's clock being ahead as far as it may."""
     for name, value in (("exp", payload.exp), ("iat", payload.iat), ("nbf", payload.nbf)):
         if not 0 <= value < 2**53:  # refuses what is no number, too
             raise InvalidFormat(f"{name} {value}: expected seconds since the epoch")
-    if not 0 < payload.exp - payload.iat <= MAX_LIFETIME_SECONDS:
-        raise InvalidFormat(
-            f"valid for {payload.exp - payload.iat:.0f} seconds; expected more than 0, and at most "
-            f"{MAX_LIFETIME_SECONDS}"
-        )
     if now >= payload.exp + SKEW_SECONDS:
         raise InvalidFormat(f"expired {now - payload.exp:.0f} seconds ago")
     if max(payload.iat, payload.nbf) > now + SKEW_SECONDS:

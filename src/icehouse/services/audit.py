@@ -92,7 +92,7 @@ class Audit:
             Unauthenticated: there are no credentials.
             Denied: *grant* lacks the permission admin.
         """
-        return await self._list(wanted, check_may_read_audit(grant).cache_pattern, limit)
+        return await self._list(wanted, check_may_read_audit(grant).admin_patterns[0], limit)
 
     async def list_changes_on_server(self, wanted: AuditFilter, *, limit: int = ENTRIES_A_PAGE) -> AuditPage:
         """The newest changes that are wanted.

@@ -17,7 +17,7 @@ from icehouse.db.caches import CacheRow
 from icehouse.db.engine import Database
 from icehouse.db.past_collections import CollectionRow, page_collections
 from icehouse.errors import Conflict, Denied, NotFound, Unauthenticated, Unavailable
-from icehouse.rules.access import Grant, Permission, covers
+from icehouse.rules.access import Grant
 from icehouse.services.collection_run import RunRequest
 
 COLLECTIONS_A_PAGE: Final = 100
@@ -141,7 +141,7 @@ def check_may_collect_all(grant: Grant | None) -> Grant:
     """
     if grant is None:
         raise Unauthenticated("collecting all caches needs a token that has the permission admin on all of them")
-    if Permission.ADMIN not in grant.permissions or not covers(grant.cache_pattern, "*"):
+    if not grant.administers("*"):
         raise Denied("collecting all caches needs the permission admin on the pattern *, which this token lacks")
     return grant
 

@@ -26,7 +26,8 @@ RETRY_SECONDS: Final = 5
 """The same after a fetch that failed."""
 
 _MAX_ISSUERS: Final = 256
-_DISCOVERY: Final = "/.well-known/openid-configuration"
+DISCOVERY: Final = "/.well-known/openid-configuration"
+"""Below an issuer's address."""
 
 _log = structlog.get_logger(__name__)
 
@@ -84,7 +85,7 @@ class IssuerKeyring:
 
     async def _fetch(self, issuer: str, known: _Remembered) -> None:
         try:
-            discovery = await self._documents.fetch(issuer.rstrip("/") + _DISCOVERY)
+            discovery = await self._documents.fetch(issuer.rstrip("/") + DISCOVERY)
             address = check_keys_address(parse_discovery(discovery, issuer), issuer)
             known.keys = parse_keys(await self._documents.fetch(address))
         except (InvalidFormat, Unavailable) as exc:

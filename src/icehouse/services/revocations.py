@@ -45,7 +45,7 @@ from icehouse.db.trash import ROWS_A_SEARCH, find_visible_names, last_path_id
 from icehouse.db.verification import hide_paths, page_of_links
 from icehouse.errors import Conflict, Denied, InvalidFormat, Unauthenticated
 from icehouse.nix.store_paths import HashPart
-from icehouse.rules.access import Grant, Permission, covers
+from icehouse.rules.access import Grant
 from icehouse.rules.audit import Action, Actor
 from icehouse.rules.revocation import own_reason, parse_target, referrer_reason, render_target
 from icehouse.rules.verification import plan_hiding
@@ -352,7 +352,7 @@ def check_may_revoke(grant: Grant | None) -> Grant:
     """
     if grant is None:
         raise Unauthenticated("revoking needs a token that has the permission admin on all caches")
-    if Permission.ADMIN not in grant.permissions or not covers(grant.cache_pattern, "*"):
+    if not grant.administers("*"):
         raise Denied("revoking needs the permission admin on the pattern *, which this token lacks")
     return grant
 

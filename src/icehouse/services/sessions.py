@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 from sqlalchemy import Connection
 
 from icehouse.db.engine import Database
+from icehouse.db.people import PersonRow, put_person
 from icehouse.db.sessions import (
     SessionRow,
     delete_session,
@@ -17,10 +18,28 @@ from icehouse.db.sessions import (
     note_session_uses,
     purge_sessions,
 )
-from icehouse.db.tokens import TokenUse, find_token
-from icehouse.errors import InvalidFormat
-from icehouse.rules.access import Grant, hash_token, invalid_credentials, parse_token
-from icehouse.rules.audit import Action, Origin
+from icehouse.db.tokens import (
+    TokenRow,
+    TokenUse,
+    find_token,
+    insert_token,
+    list_tokens_of_person,
+    revoke_logins,
+    revoke_token,
+)
+from icehouse.errors import Denied, InvalidFormat
+from icehouse.rules.access import (
+    TOKEN_RANDOM_BYTES,
+    Grant,
+    Scope,
+    fits_scope,
+    hash_token,
+    invalid_credentials,
+    make_token,
+    parse_token,
+)
+from icehouse.rules.audit import Action, Actor, Origin
+from icehouse.rules.people import Person
 from icehouse.rules.sessions import (
     IDLE_SECONDS,
     LIFETIME_SECONDS,
@@ -32,6 +51,7 @@ from icehouse.rules.sessions import (
 )
 from icehouse.services.access import Access
 from icehouse.services.audit import record
+from icehouse.services.tokens import audited
 
 _log = structlog.get_logger(__name__)
 
@@ -101,18 +121,58 @@ class Sessions:
             row = find_token(connection, token_hash)
             if row is None or not row.is_valid(now):
                 raise invalid_credentials()
-            purge_sessions(connection, idle_since=now - IDLE_SECONDS, now=now)
-            if before is not None:
-                earlier = find_session(connection, hash_secret(before))
-                if earlier is not None:
-                    delete_session(connection, earlier.id)
             last = now + LIFETIME_SECONDS
-            expires_at = last if row.expires_at is None else min(last, row.expires_at)
-            insert_session(connection, hash_secret(secret), row.id, expires_at=expires_at, now=now)
+            begun = Begun(secret, last if row.expires_at is None else min(last, row.expires_at))
+            _begin(connection, row, begun, before, now=now)
             record(connection, origin.actor(row.grant()), Action.SESSION_LOGIN, row.cache_pattern, now=now)
-            return Begun(secret, expires_at)
+            return begun
 
         return await self._database.write(work)
+
+    async def log_in_person(
+        self, person: Person, scopes: Sequence[Scope], origin: Origin, *, before: SessionSecret | None
+    ) -> Begun:
+        """Begin a session of somebody whom their provider vouches for. The one that the browser had before ends.
+
+        Their tokens that allow more than they may do now are revoked, and without any role their sessions end too.
+
+        Raises:
+            Denied: they have no role.
+        """
+        secret = make_secret(self._draw(SECRET_BYTES))
+        token_hash = hash_token(make_token(self._draw(TOKEN_RANDOM_BYTES)))  # Nobody gets the token itself.
+        now = self._clock()
+
+        def work(connection: Connection) -> Begun | None:
+            row = put_person(connection, person, now=now)
+            _revoke_excess(connection, row, scopes, origin, now=now)
+            if not scopes:
+                revoke_logins(connection, row.id, now=now)
+                return None
+            first, *others = scopes
+            token = insert_token(
+                connection,
+                token_hash,
+                description=person.name,
+                permissions=first.permissions,
+                cache_pattern=first.cache_pattern,
+                created_by=None,
+                expires_at=now + LIFETIME_SECONDS,
+                now=now,
+                person_id=row.id,
+                is_login=True,
+                others=others,
+            )
+            begun = Begun(secret, now + LIFETIME_SECONDS)
+            _begin(connection, token, begun, before, now=now)
+            new = {"issuer": person.issuer, "subject": person.subject, "email": person.email}
+            record(connection, origin.actor(token.grant()), Action.SESSION_LOGIN, "*", str(row.id), new=new, now=now)
+            return begun
+
+        begun = await self._database.write(work)
+        if begun is None:
+            raise Denied("you are known, but none of your groups may do anything here; ask who administers this server")
+        return begun
 
     async def log_out(self, session: Session, origin: Origin) -> None:
         """End a session, at once and everywhere."""
@@ -121,7 +181,8 @@ class Sessions:
         def work(connection: Connection) -> None:
             delete_session(connection, session.id)
             actor = origin.actor(session.grant)
-            record(connection, actor, Action.SESSION_LOGOUT, session.grant.cache_pattern, now=now)
+            pattern = session.grant.cache_pattern if session.grant.person_id is None else "*"
+            record(connection, actor, Action.SESSION_LOGOUT, pattern, now=now)
 
         await self._database.write(work)
         self._last_uses.pop(session.id, None)
@@ -145,3 +206,23 @@ class Sessions:
         # What this process knows of uses may not be in the database yet.
         last_used_at = max(row.last_used_at, self._last_uses.get(row.id, 0))
         return row.token.is_valid(now) and now < row.expires_at and now - last_used_at < IDLE_SECONDS
+
+
+def _begin(connection: Connection, token: TokenRow, begun: Begun, before: SessionSecret | None, *, now: int) -> None:
+    purge_sessions(connection, idle_since=now - IDLE_SECONDS, now=now)
+    if before is not None:
+        earlier = find_session(connection, hash_secret(before))
+        if earlier is not None:
+            delete_session(connection, earlier.id)
+    insert_session(connection, hash_secret(begun.secret), token.id, expires_at=begun.expires_at, now=now)
+
+
+def _revoke_excess(
+    connection: Connection, person: PersonRow, scopes: Sequence[Scope], origin: Origin, *, now: int
+) -> None:
+    """Revoke what a person made for themselves when they might do more than now."""
+    for row in list_tokens_of_person(connection, person.id):
+        if row.is_valid(now) and not any(fits_scope(scope, row.permissions, row.cache_pattern) for scope in scopes):
+            revoke_token(connection, row.id, now=now)
+            actor = Actor(person.person.name, None, origin.address, origin.request_id)
+            record(connection, actor, Action.TOKEN_REVOKE, row.cache_pattern, str(row.id), old=audited(row), now=now)

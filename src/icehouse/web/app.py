@@ -13,11 +13,11 @@ from litestar.params import FromPath
 
 from icehouse.errors import IcehouseError, NotFound, RateLimited, StorageError, Unauthenticated, Unavailable
 from icehouse.rules.sessions import parse_return
-from icehouse.web import cache_page, home_page, login_page
+from icehouse.web import cache_page, home_page, login_page, provider_page
 from icehouse.web.assets import SEGMENT, Assets
 from icehouse.web.error_page import ErrorPage
 from icehouse.web.forms import MAX_FORM_BYTES, Form, read_form
-from icehouse.web.login_page import LoginPage
+from icehouse.web.login_page import make_login_page
 from icehouse.web.pages import Renderer
 from icehouse.web.parts import WebParts
 from icehouse.web.visits import Visit, find_visit, make_visit
@@ -66,6 +66,8 @@ ROUTES: Final = (
     login_page.show_login,
     login_page.log_in,
     login_page.log_out,
+    provider_page.begin_login,
+    provider_page.finish_login,
     cache_page.show_cache,
     show_asset,
 )
@@ -136,7 +138,7 @@ def make_pages(parts: WebParts) -> Litestar:
 def _answer_error(request: Request[Any, Any, Any], error: Exception, visit: Visit) -> Response[bytes]:
     if isinstance(error, Unauthenticated):
         is_reading = request.method == "GET"
-        page = LoginPage(parse_return(visit.path) if is_reading else "/", is_asked_for=False)
+        page = make_login_page(visit, parse_return(visit.path) if is_reading else "/", is_asked_for=False)
         return visit.show(page, status=visit.parts.statuses[Unauthenticated][0])
     headers: dict[str, str] = {}
     if isinstance(error, RateLimited):

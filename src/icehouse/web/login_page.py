@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from litestar import Response, get, post
 from litestar.di import NamedDependency
@@ -26,8 +27,12 @@ class LoginPage(Page):
 
     next: str
     """Where the login leads."""
+    provider: str | None = None
+    """The host of the provider, if there is one."""
     fault: str | None = None
-    """Why the last try failed."""
+    """What is wrong with the token of the last try."""
+    failure: str | None = None
+    """Why the last try by the provider failed."""
     is_asked_for: bool = True
     """Whether the visitor wants to log in, rather than to see something that needs it."""
 
@@ -37,10 +42,24 @@ class LoginPage(Page):
         return "Log in"
 
 
+def make_login_page(
+    visit: Visit,
+    target: str,
+    *,
+    fault: str | None = None,
+    failure: str | None = None,
+    is_asked_for: bool = True,
+) -> LoginPage:
+    """The page whose login leads to *target*."""
+    logins = visit.parts.logins
+    provider = None if logins is None else urlsplit(logins.issuer).hostname
+    return LoginPage(target, provider, fault, failure, is_asked_for)
+
+
 @get(LOGIN_PATH)
 async def show_login(visit: NamedDependency[Visit], *, next_: Next = None) -> Response[Any]:
     """The form of the login."""
-    return visit.show(LoginPage(parse_return(next_)))
+    return visit.show(make_login_page(visit, parse_return(next_)))
 
 
 @post(LOGIN_PATH, status_code=303)
@@ -51,7 +70,7 @@ async def log_in(visit: NamedDependency[Visit], form: NamedDependency[Form]) -> 
         begun = await visit.parts.sessions.log_in(form.text("token"), visit.origin, before=visit.secret)
     except Unauthenticated:
         fault = "This token is mistyped, unknown, expired or revoked."
-        return visit.show(LoginPage(target, fault), status=401)
+        return visit.show(make_login_page(visit, target, fault=fault), status=401)
     return visit.go(target, cookies=[begin_cookie(visit.parts, begun, visit.parts.clock())])
 
 

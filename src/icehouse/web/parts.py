@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from icehouse.errors import IcehouseError
 from icehouse.services.access import Access
 from icehouse.services.caches import Caches
+from icehouse.services.provider_logins import ProviderLogins
 from icehouse.services.sessions import Sessions
 from icehouse.services.tokens import Tokens
 
@@ -19,6 +20,8 @@ class WebParts:
     access: Access
     caches: Caches
     sessions: Sessions
+    logins: ProviderLogins | None
+    """`None`: people log in with tokens."""
     tokens: Tokens
     public_url: str
     """The address under which people reach the server, without a slash at the end."""
@@ -27,6 +30,8 @@ class WebParts:
     """Status and title of each class of errors: the one table that the API has too."""
     clock: Callable[[], int]
     """Gives seconds since the epoch."""
+    draw: Callable[[int], bytes]
+    """Gives so many random bytes, fit for secrets."""
 
     @property
     def is_secure(self) -> bool:
@@ -36,4 +41,12 @@ class WebParts:
     @property
     def cookie_name(self) -> str:
         """Of sessions. With the prefix, browsers take it from this very host by https only."""
-        return "__Host-icehouse" if self.is_secure else "icehouse"
+        return self._cookie("icehouse")
+
+    @property
+    def login_cookie_name(self) -> str:
+        """Of a login that is under way at the provider."""
+        return self._cookie("icehouse-login")
+
+    def _cookie(self, name: str) -> str:
+        return f"__Host-{name}" if self.is_secure else name

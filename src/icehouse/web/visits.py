@@ -82,9 +82,9 @@ class Visit:
             media_type="text/html",
         )
 
-    def go(self, path: str, *, cookies: Iterable[Cookie] = ()) -> Response[bytes]:
-        """The answer to a form: the browser is to open the page at *path* of this server."""
-        headers = {"location": path, "cache-control": "no-store"}
+    def go(self, location: str, *, cookies: Iterable[Cookie] = ()) -> Response[bytes]:
+        """The answer that has the browser open another page: a path of this server, or the provider's address."""
+        headers = {"location": location, "cache-control": "no-store"}
         return Response(b"", status_code=303, headers=headers, cookies=list(cookies), media_type="text/html")
 
 
@@ -109,17 +109,18 @@ def find_visit(request: Request[Any, Any, Any], parts: WebParts, renderer: Rende
 
 def begin_cookie(parts: WebParts, begun: Begun, now: int) -> Cookie:
     """The cookie of a session that begins."""
-    return _session_cookie(parts, begun.secret, max(0, begun.expires_at - now))
+    return make_cookie(parts, parts.cookie_name, begun.secret, max(0, begun.expires_at - now))
 
 
 def end_cookie(parts: WebParts) -> Cookie:
     """The cookie that takes a session's cookie away."""
-    return _session_cookie(parts, "", 0)
+    return make_cookie(parts, parts.cookie_name, "", 0)
 
 
-def _session_cookie(parts: WebParts, value: str, seconds: int) -> Cookie:
+def make_cookie(parts: WebParts, name: str, value: str, seconds: int) -> Cookie:
+    """A cookie that scripts cannot read, for this server alone."""
     return Cookie(
-        key=parts.cookie_name,
+        key=name,
         value=value,
         max_age=seconds,
         path="/",
