@@ -1,8 +1,11 @@
 """A database that is made again from packs and journal has every path byte for byte."""
 
+import asyncio
 import hashlib
 import random
 import secrets
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,7 @@ from icehouse.storage.local import LocalBlobStore
 from tests.services.publishing import NOW, TESTER, Store, nar_hash_of, nar_of
 
 URL = "https://cache.example.org"
+ROOT = Path(__file__).parents[2]
 ADMIN = Grant(1, "admin", frozenset({Permission.ADMIN}), "*")
 UPSTREAM_KEY = SecretKey.generate("up-1", bytes(32))
 LIB, LIB2, APP, APP2 = (
@@ -330,3 +334,35 @@ async def test_demand_of_after_the_backup_comes_back(filled: DataFolder) -> None
     filled.database.write_bytes(backup)
     assert (await rebuild(filled)).required_keys == {"main": [UPSTREAM_KEY.public_key.render()]}
     assert await demanded(filled) == (UPSTREAM_KEY.public_key,)
+
+
+KILLED_BEFORE = {
+    "the row, when demanding": ("Database.write = lambda *_: os._exit(9)", True, ()),
+    "the journal, when taking back": ("Caches._tell_journal = lambda *_: os._exit(9)", False, (UPSTREAM_KEY,)),
+}
+
+
+@pytest.mark.parametrize(("patch", "is_demanding", "before"), KILLED_BEFORE.values(), ids=KILLED_BEFORE)
+async def test_demand_whose_change_was_cut_off_by_a_kill_holds_after_a_rebuild(
+    filled: DataFolder, patch: str, before: tuple[SecretKey, ...], *, is_demanding: bool
+) -> None:
+    await demand(filled, NOW + 1, *before)
+    script = f"""
+import asyncio, os, sys
+from pathlib import Path
+from icehouse.db.engine import Database
+from icehouse.services.caches import Caches
+from icehouse.services.start import DataFolder
+from tests.services.test_rebuild import NOW, UPSTREAM_KEY, demand
+{patch}
+asyncio.run(demand(DataFolder(Path(sys.argv[1])), NOW + 2, *[UPSTREAM_KEY][: {int(is_demanding)}]))
+"""
+    command = [sys.executable, "-c", script, str(filled.path)]
+    done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 9, done.stderr
+    assert await demanded(filled) == ()  # the row says what it said, or what it was to say
+    lose_database(filled)
+    await rebuild(filled)
+    assert await demanded(filled) == (UPSTREAM_KEY.public_key,)
+    await demand(filled, NOW + 20)
+    assert await demanded(filled) == ()
