@@ -22,6 +22,9 @@ T = TypeVar("T")
 BLOCK_BYTES: Final = 1024 * 1024
 """Bytes of one piece of an answer; a trial found smaller ones slower and larger ones no faster."""
 
+PART_BYTES: Final = 4 * 1024 * 1024
+"""Of one part of a file that needs no patch: it takes no memory."""
+
 _BARE_BYTES: Final = 128 * 1024
 """What is shorter is copied: another call of the kernel costs as much as to copy this."""
 
@@ -194,8 +197,7 @@ class NarFile:
 
     def _find_or_read_warm(self, start: int, stop: int) -> tuple[int, bytearray | FilePart | None]:
         """As `_read_warm`; what is in a file as it is needed stays there."""
-        stop = min(start + BLOCK_BYTES, stop)
-        bare = self._find_bare(start, stop)
+        bare = self._find_bare(start, min(start + PART_BYTES, stop))
         if bare is None:
             return self._read_warm(start, stop)
         begin, end, extent = bare
