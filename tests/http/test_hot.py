@@ -20,7 +20,7 @@ from icehouse.db.engine import Database
 from icehouse.db.migrate import prepare_database
 from icehouse.db.serving import ServingQueries
 from icehouse.errors import Corrupt, NotFound
-from icehouse.http.asgi import Receive, Scope, Send
+from icehouse.http.asgi import Receive, Scope, Send, SmallAnswer
 from icehouse.http.cache_files import CacheFiles
 from icehouse.http.front import Front, find_client
 from icehouse.http.hot import HOT_PATH, HotParts, HotRoutes, render_row
@@ -82,6 +82,14 @@ class World:
     is_purged: bool = False
     uses: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     downloads: list[tuple[int, int | None, str, int]] = field(default_factory=list[tuple[int, int | None, str, int]])
+
+    is_small: bool = False
+    """Whether the NAR can be had at once."""
+
+    def read_small(self, nar_id: int) -> bytes | None:
+        if self.is_purged:
+            raise NotFound(f"NAR {nar_id}")
+        return self.nar.data if self.is_small else None
 
     async def open_nar(self, nar_id: int) -> Nar:
         if self.is_purged:
@@ -451,6 +459,41 @@ async def test_downloads_are_noted_with_the_token_where_one_is_needed_and_else_w
     await world.get(f"/open/{PATH}.narinfo")
     assert world.downloads == noted
     assert [entry[1:] for entry in noted] == [(None, "192.0.2.7", NOW)] * 2 + [(1, "", NOW)]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("cache", ["open", "secret", "absent"])
+@pytest.mark.parametrize("is_purged", [False, True])
+@pytest.mark.parametrize(
+    "headers", [{}, {"authorization": basic(PULLER)}, {"range": "bytes=1-"}, {"if-none-match": "*"}]
+)
+async def test_a_nar_that_can_be_had_at_once_is_answered_as_any_other(
+    world: World, method: str, cache: str, headers: dict[str, str], *, is_purged: bool
+) -> None:
+    world.is_purged = is_purged
+    answers: list[Answer] = []
+    noted: list[object] = []
+    for is_small in (False, True):
+        world.is_small = is_small
+        world.uses.clear()
+        world.downloads.clear()
+        answers.append(await ask(world.app, f"/{cache}/nar/{NAR_HASH}.nar.zst", method=method, headers=headers))
+        noted.append((list(world.uses), list(world.downloads)))
+    assert answers[0] == answers[1]
+    assert noted[0] == noted[1]
+
+
+async def test_only_a_small_nar_that_can_be_had_is_answered_at_once(world: World) -> None:
+    def answer() -> SmallAnswer | None:
+        return world.app.answer_now(f"/open/nar/{NAR_HASH}.nar.zst".encode(), [], peer="", is_head=False)
+
+    assert answer() is None
+    world.is_small = True
+    found = answer()
+    assert found is not None
+    assert found.body == BODY
+    await world.database.write(lambda connection: connection.execute(update(schema.nar).values(file_size=65_537)))
+    assert answer() is None
 
 
 async def test_a_client_that_leaves_ends_the_reading(world: World) -> None:

@@ -11,6 +11,7 @@ from tests.rules.samples import noise
 from tests.services.publishing import Store, nar_of
 
 HELLO = f"{'1' * 32}-hello"
+SMALL = nar_of(f"/nix/store/{HELLO}/bin".encode() + noise("small", 20_000))
 SHORT = nar_of(f"/nix/store/{HELLO}/bin".encode() + noise("short", 2_000_000))
 LONG = nar_of(noise("long", 30_000_000))
 
@@ -36,3 +37,13 @@ async def test_stored_nar_is_opened_as_its_file_and_as_its_contents(store: Store
 async def test_nar_that_is_not_there_is_not_found(store: Store) -> None:
     with pytest.raises(NotFound, match="there is no NAR 7"):
         await store.nar_files.open_contents(7)
+
+
+@pytest.mark.parametrize(("nar", "is_small"), [(SMALL, True), (SHORT, False), (LONG, False)])
+async def test_a_small_nar_comes_whole(store: Store, nar: bytes, *, is_small: bool) -> None:
+    cache = await store.create_cache("main")
+    await store.push(cache, (HELLO, nar, []))
+    whole = store.nar_files.read_small(1)
+    assert (None if whole is None else zstd.decompress(whole)) == (nar if is_small else None)
+    with pytest.raises(NotFound, match="there is no NAR 7"):
+        store.nar_files.read_small(7)

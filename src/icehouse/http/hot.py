@@ -73,6 +73,10 @@ _NOT_FOUND: Final = Head(404, _PLAIN_TEXT, _NO_STORE)
 # Without Accept-Ranges Nix gives up a download that had begun, where it would ask again for the rest.
 _FAILED: Final = Head(503, _PLAIN_TEXT, _NO_STORE, ACCEPT_RANGES)
 
+_FOR_PARTS: Final = frozenset({b"range", b"if-range", b"if-none-match"})
+_SMALL_NAR_BYTES: Final = 64 * 1024
+"""Of a NAR's file that is answered at once. More would keep other requests waiting, and gain little."""
+
 _NEXT_SIGNATURE: Final = "\nSig: "
 
 _NO_CACHE: Final = b"There is no such cache here, or none that these credentials may pull from.\n"
@@ -96,6 +100,14 @@ class NarSource(Protocol):
 
     async def open_nar(self, nar_id: int) -> OpenNar:
         """The NAR with that number.
+
+        Raises:
+            NotFound: it was purged meanwhile.
+        """
+        ...
+
+    def read_small(self, nar_id: int) -> bytes | None:
+        """The whole file of that NAR, if it can be had at once.
 
         Raises:
             NotFound: it was purged meanwhile.
@@ -169,7 +181,7 @@ class HotRoutes:
         self._rest = rest
 
     def answer_now(self, raw_path: bytes, headers: Iterable[Header], *, peer: str, is_head: bool) -> SmallAnswer | None:
-        """The answer to GET or HEAD for a narinfo or a nix-cache-info; `None` for every other path.
+        """The answer to GET or HEAD for a narinfo, a nix-cache-info or a small NAR; `None` for every other path.
 
         *headers* are the request's, with their names in small letters; *peer* is the address of who connected. All
         of it happens here, so the caller must send the answer. With *is_head* the body, which the answer has
@@ -192,7 +204,7 @@ class HotRoutes:
             return self._answer_narinfo(raw_path, cache.decode(), hash_part.decode(), headers, peer, is_head=is_head)
         if nar_hash is None:
             return self._answer_cache_info(cache.decode(), headers, peer, is_head=is_head)
-        return None
+        return self._answer_small_nar(cache.decode(), nar_hash.decode(), headers, peer, is_head=is_head)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or hand it on."""
@@ -256,12 +268,33 @@ class HotRoutes:
         self._cache_info.count(head.status, time.perf_counter() - began, 0 if is_head else len(body))
         return SmallAnswer(head, body)
 
+    def _answer_small_nar(
+        self, cache: str, nar_hash: str, headers: Iterable[Header], peer: str, *, is_head: bool
+    ) -> SmallAnswer | None:
+        began = time.perf_counter()
+        if any(name in _FOR_PARTS for name, _ in headers):
+            return None
+        missing = _NO_CACHE
+        try:
+            row, token_id = self._find_nar(headers, peer, cache, nar_hash)
+            if row.nar_id is None or row.path_id is None or row.file_size > _SMALL_NAR_BYTES:
+                return None
+            missing = _NO_FILE
+            body = self._nars.read_small(row.nar_id)
+        except (IcehouseError, sqlite3.Error) as exc:
+            return _refuse(exc, counters=self._nar, began=began, is_head=is_head, missing=missing)
+        if body is None:
+            return None
+        self._note_nar(row, row.path_id, token_id, headers, peer, has_body=not is_head)
+        self._nar.count(200, time.perf_counter() - began, 0 if is_head else len(body))
+        return SmallAnswer(Head(200, *_nar_headers(row), ACCEPT_RANGES, (b"etag", _nar_etag(row))), body)
+
     async def _answer_nar(self, scope: Scope, receive: Receive, send: Send, cache: str, nar_hash: str) -> None:
         began = time.perf_counter()
         is_head = scope["method"] == "HEAD"
         missing = _NO_CACHE
         try:
-            row, token_id = self._find_nar(scope, cache, nar_hash)
+            row, token_id = self._find_nar(scope["headers"], find_peer(scope), cache, nar_hash)
             missing = _NO_FILE
             if row.nar_id is None or row.path_id is None:
                 return await self._rest(scope, receive, send)  # it may be the name under which stock Nix uploaded one
@@ -269,13 +302,9 @@ class HotRoutes:
         except (IcehouseError, sqlite3.Error) as exc:
             refusal = _refuse(exc, counters=self._nar, began=began, is_head=is_head, missing=missing)
             return await answer(send, refusal.head.status, refusal.head.headers, refusal.body, is_head=is_head)
-        now = self._clock()
-        if row.hidden_at is None:
-            self._note_use(row.path_id, now)
         status, headers, part = plan_nar_answer(scope, row, nar.file_size)
-        if part is not None and not is_head:
-            address = "" if token_id is not None else self._find_client(find_peer(scope), scope["headers"])
-            self._note_download(row.path_id, token_id, address, now)
+        has_body = part is not None and not is_head
+        self._note_nar(row, row.path_id, token_id, scope["headers"], find_peer(scope), has_body=has_body)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         sent = 0
         try:
@@ -295,11 +324,21 @@ class HotRoutes:
             self._nar.count(status, time.perf_counter() - began, sent)
         return None
 
+    def _note_nar(
+        self, row: NarRow, path_id: int, token_id: int | None, headers: Iterable[Header], peer: str, *, has_body: bool
+    ) -> None:
+        now = self._clock()
+        if row.hidden_at is None:
+            self._note_use(path_id, now)
+        if has_body:
+            address = "" if token_id is not None else self._find_client(peer, headers)
+            self._note_download(path_id, token_id, address, now)
+
     def _check(self, headers: Iterable[Header], peer: str, cache: str, *, has_cache: bool) -> int:
         address = self._find_client(peer, headers)
         return self._check_pull(find_value(headers, b"authorization"), address, cache, has_cache=has_cache)
 
-    def _find_nar(self, scope: Scope, cache: str, nar_hash: str) -> tuple[NarRow, int | None]:
+    def _find_nar(self, headers: Iterable[Header], peer: str, cache: str, nar_hash: str) -> tuple[NarRow, int | None]:
         """The NAR, and the number of the token with which it is asked for, where it takes one."""
         try:
             digest = nix32.decode(nar_hash, 32)
@@ -308,7 +347,7 @@ class HotRoutes:
         row = self._queries.find_nar(cache, digest)
         token_id: int | None = None
         if row is None or not row.is_public:
-            token_id = self._check(scope["headers"], find_peer(scope), cache, has_cache=row is not None)
+            token_id = self._check(headers, peer, cache, has_cache=row is not None)
         assert row is not None  # noqa: S101  as above
         return row, token_id
 
@@ -334,8 +373,15 @@ def render_cache_info(row: CacheInfoRow) -> bytes:
 
 def plan_nar_answer(scope: Scope, row: NarRow, file_size: int) -> tuple[int, list[Header], ByteRange | None]:
     """Status and headers of the answer to a request for a NAR that is there, and the part of the file to send."""
-    headers = [_NAR_TYPE, *([PUBLIC_FOREVER] if row.is_public else [PRIVATE_FOREVER, VARY])]
-    return plan_file_answer(scope, headers=headers, etag=b'"%b"' % row.file_hash.hex().encode(), file_size=file_size)
+    return plan_file_answer(scope, headers=_nar_headers(row), etag=_nar_etag(row), file_size=file_size)
+
+
+def _nar_headers(row: NarRow) -> list[Header]:
+    return [_NAR_TYPE, *([PUBLIC_FOREVER] if row.is_public else [PRIVATE_FOREVER, VARY])]
+
+
+def _nar_etag(row: NarRow) -> bytes:
+    return b'"%b"' % row.file_hash.hex().encode()
 
 
 def _refuse(

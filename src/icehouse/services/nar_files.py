@@ -15,7 +15,7 @@ from icehouse.rules.chunks import max_chunks
 from icehouse.rules.recipes import Recipe, parse_recipe
 from icehouse.storage.blobs import BlobStore
 from icehouse.storage.nar_contents import NarContents
-from icehouse.storage.nars import NarFile, StoredChunk
+from icehouse.storage.nars import BLOCK_BYTES, NarFile, StoredChunk
 
 T = TypeVar("T")
 LayOut = Callable[[BlobStore, int, Recipe, Mapping[int, StoredChunk]], T]
@@ -45,18 +45,38 @@ class NarFiles:
         """
         return await self._open(nar_id, NarFile)
 
+    def read_small(self, nar_id: int) -> bytes | None:
+        """The whole file of a NAR, where that can be had at once: it is in memory, in few chunks and a single block.
+
+        Raises:
+            NotFound: there is no such NAR.
+            Corrupt: its rows disagree, or a pack is shorter than they say.
+            Unavailable: the backend failed.
+        """
+        with database_errors(self._database.path):
+            nar = self._open_short(nar_id, NarFile)
+        if nar is None or nar.file_size > BLOCK_BYTES:
+            return None
+        whole = nar.read_whole_if_warm()
+        return None if whole is None else bytes(whole)
+
     async def open_contents(self, nar_id: int) -> NarContents:
         """The raw bytes of a NAR. Takes as long as `open_nar`, and has the same errors."""
         return await self._open(nar_id, NarContents)
 
     async def _open(self, nar_id: int, lay_out: LayOut[T]) -> T:
         with database_errors(self._database.path):
-            row = _get_recipe_row(self._reader, nar_id)
-            if len(row.body) <= _SHORT_RECIPE_BYTES:
-                recipe = _parse(row)
-                if recipe.chunk_count <= _FEW_CHUNKS:
-                    return self._lay_out(self._reader, row, recipe, lay_out)
+            found = self._open_short(nar_id, lay_out)
+        if found is not None:
+            return found
         return await self._database.read(partial(self._open_long, nar_id=nar_id, lay_out=lay_out))
+
+    def _open_short(self, nar_id: int, lay_out: LayOut[T]) -> T | None:
+        row = _get_recipe_row(self._reader, nar_id)
+        if len(row.body) > _SHORT_RECIPE_BYTES:
+            return None
+        recipe = _parse(row)
+        return self._lay_out(self._reader, row, recipe, lay_out) if recipe.chunk_count <= _FEW_CHUNKS else None
 
     def _open_long(self, connection: Connection, nar_id: int, lay_out: LayOut[T]) -> T:
         plain = cast("sqlite3.Connection", connection.connection.driver_connection)
