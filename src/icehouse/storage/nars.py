@@ -176,7 +176,7 @@ class NarFile:
                     waiting.cancel()
 
     def read_whole_if_warm(self) -> bytearray | None:
-        """The whole file, if it is in memory. For a file of less than `BLOCK_BYTES`; the errors are those of `blocks`."""
+        """The whole file, if it is in memory. For less than `BLOCK_BYTES`; the errors are those of `blocks`."""
         return self._read_warm(0, self.file_size)[1]
 
     def read(self, start: int, stop: int) -> bytearray:
