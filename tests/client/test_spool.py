@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,26 @@ def test_a_daemon_of_another_user_gets_the_new_files_and_nothing_else(tmp_path: 
     owners = {path: (path.stat().st_uid, path.stat().st_mode & 0o777) for path in spool.folder.iterdir()}
     assert owners == {spool.folder / "tmp": (0, 0o700), spool.new: (65534, 0o700)}
     assert (spool.folder.stat().st_uid, spool.folder.stat().st_mode & 0o777) == (0, 0o755)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+def test_a_daemon_of_another_user_can_take_files_and_tamper_with_nothing() -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:  # pytest's own folders are closed to others
+        folder = Path(name)
+        folder.chmod(0o755)
+        spool = make_spool(folder / "spool", daemon_user=65534, daemon_group=65534)
+        run_hook(spool.folder, folder / "hook", OUT_PATHS=FULL[0])
+        [file] = spool.new.iterdir()
+
+        def as_daemon(*command: str | Path) -> int:
+            return subprocess.run(
+                command, user=65534, group=65534, extra_groups=[], capture_output=True, check=False
+            ).returncode
+
+        assert as_daemon("touch", spool.folder / "tmp" / "x") != 0
+        assert as_daemon("mv", spool.new, spool.folder / "old") != 0
+        assert as_daemon("cat", file) == 0
+        assert as_daemon("rm", "-f", file) == 0
 
 
 def test_a_folder_that_would_mean_something_in_a_script_is_refused() -> None:
