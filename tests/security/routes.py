@@ -108,6 +108,8 @@ class Need(StrEnum):
     """Whether or not there is such a cache."""
     ADMIN_OF_TOKEN = "admin on the token's pattern"
     """The column is the token of a cache's user; it is absent where the cache is."""
+    OWN_TOKEN = "the token is the caller's own"
+    """The one in the path is nobody's, so every caller is told that there is none."""
     AN_IDENTITY = "a job's identity"
     """Credentials do not help, and the request's identity is not valid, so every caller is refused."""
     A_SECRET = "a token in the form"
@@ -151,6 +153,8 @@ def expected_status(rule: Rule, caller: Caller, cache: Cache) -> int:
         return rule.granted_status(cache)
     if caller.state is not State.VALID:
         return 401
+    if needs is Need.OWN_TOKEN:
+        return 404
     if isinstance(needs, Permission):
         if cache is Cache.ABSENT or not (cache is Cache.PUBLIC or caller.reaches(cache)):
             return 404
@@ -331,6 +335,11 @@ RULES: Final[dict[str, Rule]] = {
         ("/login/callback", Need.NOTHING, "/login/callback?code=x&state=y"),
         granted={"/login/provider": 503, "/login/callback": 400},  # the provider does not answer
     ),
+    **_pages(("/ui/tokens", Need.A_TOKEN, "/ui/tokens"), ("/ui/tokens/new", Need.ADMIN_SOMEWHERE, "/ui/tokens/new")),
+    "POST /ui/tokens": Rule(
+        Need.ADMIN_OF_NAME, "/ui/tokens", b"description=x&permissions=pull&cache_pattern={cache}&days=7", is_page=True
+    ),
+    "POST /ui/tokens/{token_id}/revoke": Rule(Need.OWN_TOKEN, "/ui/tokens/{token}/revoke", b"", is_page=True),
     "POST /login": Rule(Need.A_SECRET, "/login", b"token=ice_x", is_page=True),
     "POST /logout": Rule(Need.A_TOKEN, "/logout", b"", granted=303, undo=("log in",), is_page=True),
     # The binary cache

@@ -65,6 +65,28 @@ def test_login_leads_to_a_private_cache_and_logout_away_from_it(browser: Browser
         assert not page.get_by_text("secret").count()
 
 
+def test_token_is_made_shown_once_and_revoked(browser: Browser, server: RunningServer) -> None:
+    with open_context(browser) as context:
+        page = context.new_page()
+        page.goto(address(server, "/login?next=/ui/tokens/new"))
+        page.get_by_label("Token").fill(server.token)
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_label("Description").fill("<b>laptop</b>")
+        page.get_by_label("push").check()
+        page.get_by_role("button", name="Make the token").click()
+        token = page.get_by_label("the token", exact=True).inner_text()
+        assert server.ask("GET", "/api/v1/tokens/self", token=token).json()["permissions"] == ["pull", "push"]
+        assert violations_of(page) == []
+        page.screenshot(path=PICTURES / "made-token-light-wide.png", full_page=True)
+        page.get_by_role("link", name="Your tokens").click()
+        for path, name in (("/ui/tokens", "tokens"), ("/ui/tokens/new", "new-token")):
+            check_page(browser, address(server, path), name, storage_state=context.storage_state())
+        assert token not in page.content()
+        page.get_by_role("button", name="Revoke <b>laptop</b>").click()
+        page.get_by_text("revoked").wait_for()
+        assert server.ask("GET", "/api/v1/tokens/self", token=token).status == 401
+
+
 def test_cache_page_works_without_scripts(browser: Browser, server: RunningServer) -> None:
     with open_context(browser, java_script_enabled=False) as context:
         page = context.new_page()

@@ -14,7 +14,7 @@ from icehouse.web.pages import Frame, Renderer, show_day, show_size
 from tests.http.running import Answer, RunningServer
 
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-FRAME = Frame(path="/", full_path="/", version="1", public_url="https://cache.example.org", who=None, form_key="")
+FRAME = Frame(path="/", back="/", version="1", public_url="https://cache.example.org", who=None, form_key="")
 
 
 def browse(server: RunningServer, path: str, method: str = "GET") -> Answer:

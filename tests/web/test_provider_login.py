@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,64 @@ def test_person_without_a_role_gets_no_further_and_loses_the_sessions_of_before(
     provider.person = {"sub": "3", "name": "Mallory", "groups": ["*", "guests", 7, {"dev": "dev"}]}
     assert log_in(Client(server)).status == 403
     assert client.get("/secret").status == 401
+
+
+def make_token(client: Client, *permissions: str, pattern: str = "team-a", days: str = "7") -> Answer:
+    client.get("/ui/tokens/new")
+    fields = [("description", "laptop"), ("cache_pattern", pattern), ("days", days)]
+    return client.post("/ui/tokens", fields + [("permissions", permission) for permission in permissions])
+
+
+def shown_token(answer: Answer) -> str:
+    found = re.search(r"ice_[0-9A-Za-z]{49}", answer.body.decode())
+    assert found, answer.body
+    return found[0]
+
+
+def test_person_makes_tokens_within_their_roles_and_is_named_by_them(server: RunningServer, provider: Provider) -> None:
+    provider.person = {"sub": "4", "name": "Emmy", "groups": ["dev"]}
+    client = Client(server)
+    log_in(client)
+    token = shown_token(make_token(client, "push"))
+    assert server.ask("GET", "/api/v1/caches/team-a", token=token).status == 200
+    assert server.ask("GET", "/api/v1/tokens/self", token=token).json()["description"] == "Emmy: laptop"
+    assert token not in client.get("/ui/tokens").body.decode()
+    for permissions, pattern in ((["admin"], "team-a"), (["push"], "*"), (["push"], "secret"), (["delete"], "team-a")):
+        assert make_token(client, *permissions, pattern=pattern).status == 403
+    for fault in (make_token(client), make_token(client, "fly"), make_token(client, "pull", days="999999")):
+        assert fault.status == 400
+
+
+def test_token_that_a_person_made_makes_no_others(server: RunningServer, provider: Provider) -> None:
+    provider.person = {"sub": "5", "name": "Eve", "groups": ["dev"]}
+    client, thief = Client(server), Client(server)
+    log_in(client)
+    thief.post("/login", {"token": shown_token(make_token(client, "push"))})
+    assert thief.get("/team-a").status == 200
+    assert thief.get("/ui/tokens/new").status == 403
+    assert make_token(thief, "push").status == 403
+
+
+def test_tokens_of_a_person_end_with_the_role_and_by_their_own_hand_alone(
+    server: RunningServer, provider: Provider
+) -> None:
+    provider.person = {"sub": "6", "name": "Mary", "groups": ["dev"]}
+    client, other = Client(server), Client(server)
+    log_in(client)
+    token, kept = shown_token(make_token(client, "push")), shown_token(make_token(client, "pull"))
+    numbers = re.findall(r"/ui/tokens/(\d+)/revoke", client.get("/ui/tokens").body.decode())
+    provider.person = {"sub": "7", "name": "Other", "groups": ["ops"]}
+    log_in(other)
+    other.get("/ui/tokens")
+    assert other.post(f"/ui/tokens/{numbers[0]}/revoke").status == 404
+    client.get("/ui/tokens")
+    assert client.post(f"/ui/tokens/{numbers[0]}/revoke").status == 303  # the newest is first
+    assert server.ask("GET", "/api/v1/caches/team-a", token=kept).status == 401
+    assert server.ask("GET", "/api/v1/caches/team-a", token=token).status == 200
+    provider.person = {"sub": "6", "name": "Mary", "groups": []}
+    assert log_in(Client(server)).status == 403
+    assert server.ask("GET", "/api/v1/caches/team-a", token=token).status == 401
+    assert client.get("/ui/tokens").status == 401
 
 
 def test_answer_in_another_browser_begins_nothing(server: RunningServer, provider: Provider) -> None:

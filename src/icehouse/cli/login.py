@@ -1,6 +1,7 @@
 """``icehouse login``: remember a server and the token for it."""
 
 import getpass
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,14 +42,31 @@ def login(
     """Remember a server and the token for it.
 
     Both are kept in ~/.config/icehouse/config.toml, which only you may read. The variables ICEHOUSE_URL and
-    ICEHOUSE_TOKEN win over it. On a terminal, the token is asked for where no option gives it. Without one, the token
+    ICEHOUSE_TOKEN win over it. On a terminal, the token is asked for where no option gives it,
+    and the page that makes tokens is told, and opened where there is a screen. Without one, the token
     that is remembered for this server stays.
     """
     if token is not None and token_file is not None:
         raise typer.BadParameter("give --token or --token-file, not both")
     if token is None and token_file is None and sys.stdin.isatty() and sys.stderr.isatty():
+        _show_where_tokens_are_made(url)
         token = getpass.getpass("Token (empty: none, or the remembered one): ", stream=sys.stderr) or None
     carry_out(run, LoginOptions(url, token, token_file), Printer(is_json=json, is_quiet=quiet))
+
+
+def _show_where_tokens_are_made(url: str) -> None:
+    """Tell, and open where there is a screen, the page that makes tokens."""
+    import webbrowser
+
+    from icehouse.client.logins import parse_server_url
+
+    try:
+        page = f"{parse_server_url(url)}/ui/tokens/new"
+    except InvalidFormat:
+        return  # The command tells what is wrong.
+    typer.echo(f"Tokens are made at {page}", err=True)
+    if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        webbrowser.open(page)
 
 
 async def run(options: LoginOptions, services: Services, printer: Printer) -> None:

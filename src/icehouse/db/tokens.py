@@ -65,7 +65,7 @@ class TokenRow:
             self.cache_pattern,
             self.expires_at,
             self.others,
-            self.person_id,
+            self.person_id if self.is_login else None,
         )
 
     def is_valid(self, now: int) -> bool:

@@ -92,7 +92,7 @@ class Grant:
     others: tuple[Scope, ...] = ()
     """What it allows beside that: a person may have several roles."""
     person_id: int | None = None
-    """Whose token it is, if a provider said who."""
+    """Who is logged in by it, if a provider said who. Not of the tokens that they made, which make no others."""
 
     @property
     def scopes(self) -> tuple[Scope, ...]:

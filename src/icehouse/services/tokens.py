@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from sqlalchemy import Connection
 
 from icehouse.api.tokens import TokenCreate, TokenCreated, TokenView
 from icehouse.db.engine import Database
-from icehouse.db.tokens import TokenRow, get_token, insert_token, list_tokens, no_such_token, revoke_token
+from icehouse.db.tokens import (
+    TokenRow,
+    get_token,
+    insert_token,
+    list_tokens,
+    list_tokens_of_person,
+    no_such_token,
+    revoke_token,
+)
 from icehouse.errors import InvalidFormat, Unauthenticated
 from icehouse.nix.excerpts import excerpt
 from icehouse.rules.access import (
@@ -17,6 +26,7 @@ from icehouse.rules.access import (
     Grant,
     Permission,
     check_may_administer_tokens,
+    check_may_create_own_token,
     check_may_create_token,
     hash_token,
     invalid_credentials,
@@ -29,6 +39,8 @@ from icehouse.services.audit import record
 
 MAX_DESCRIPTION_LENGTH: Final = 200
 MAX_LIFETIME_SECONDS: Final = 100 * 365 * 86_400
+MAX_OWN_LIFETIME_SECONDS: Final = 366 * 86_400
+"""Of what people make for themselves: who left does not log in again, which would revoke it."""
 
 
 class Tokens:
@@ -62,6 +74,38 @@ class Tokens:
             InvalidFormat: the description, pattern, permissions or lifetime is not valid.
         """
         return await self._create(request, None, ON_SERVER)
+
+    async def create_own_token(self, request: TokenCreate, grant: Grant, actor: Actor) -> TokenCreated:
+        """Make a token for a person whom a provider knows, within one of their roles; for others, as `create_token`.
+
+        Raises:
+            InvalidFormat: the description, pattern, permissions or lifetime is not valid.
+            Unauthenticated: the grant has ended.
+            Denied: the new token would be stronger, or *grant* lacks the permission admin.
+        """
+        if grant.person_id is None:
+            return await self.create_token(request, grant, actor)
+        return await self._create(request, grant, actor, is_own=True)
+
+    async def list_own_tokens(self, grant: Grant) -> list[TokenView]:
+        """The tokens of a person; of others, their own and those that it made. Ended ones too, oldest first."""
+        return [view for _, view in _views(await self._database.read(partial(_list_own, grant=grant)))]
+
+    async def revoke_own_token(self, token_id: int, grant: Grant, actor: Actor) -> None:
+        """Make one of `list_own_tokens` invalid at once; one that is so already stays so.
+
+        Raises:
+            NotFound: there is no such token.
+        """
+        now = self._clock()
+
+        def work(connection: Connection) -> None:
+            row = next((row for row in _list_own(connection, grant) if row.id == token_id), None)
+            if row is None:
+                raise no_such_token(token_id)
+            _revoke(connection, row, actor, now=now)
+
+        await self._database.write(work)
 
     async def list_tokens(self, grant: Grant | None) -> list[TokenView]:
         """The tokens whose pattern reaches no further than the caller's, revoked and expired ones too, oldest first.
@@ -127,7 +171,9 @@ class Tokens:
 
         await self._database.write(work)
 
-    async def _create(self, request: TokenCreate, administrator: Grant | None, actor: Actor) -> TokenCreated:
+    async def _create(
+        self, request: TokenCreate, administrator: Grant | None, actor: Actor, *, is_own: bool = False
+    ) -> TokenCreated:
         now = self._clock()
         description = _parse_description(request.description)
         pattern = parse_cache_pattern(request.cache_pattern)
@@ -135,7 +181,12 @@ class Tokens:
         if not permissions:
             raise InvalidFormat("permissions: expected at least one")
         expires_at = _parse_lifetime(request.expires_in_seconds, now)
-        if administrator is not None:
+        if administrator is not None and is_own:
+            check_may_create_own_token(administrator, permissions, pattern)
+            if expires_at is None or expires_at > now + MAX_OWN_LIFETIME_SECONDS:
+                raise InvalidFormat(f"expires_in_seconds: expected at most {MAX_OWN_LIFETIME_SECONDS} for one's own")
+            description = f"{administrator.description}: {description}"[:MAX_DESCRIPTION_LENGTH]
+        elif administrator is not None:
             check_may_create_token(administrator, pattern, expires_at=expires_at)
         token = make_token(self._draw(TOKEN_RANDOM_BYTES))
 
@@ -152,12 +203,19 @@ class Tokens:
                 created_by=None if administrator is None else administrator.token_id,
                 expires_at=expires_at,
                 now=now,
+                person_id=administrator.person_id if administrator is not None and is_own else None,
             )
             record(connection, actor, Action.TOKEN_CREATE, pattern, str(row.id), new=audited(row), now=now)
             return row
 
         creator = None if administrator is None else administrator.description
         return TokenCreated(token=token, view=view_of(await self._database.write(work), creator))
+
+
+def _list_own(connection: Connection, grant: Grant) -> tuple[TokenRow, ...]:
+    if grant.person_id is not None:
+        return list_tokens_of_person(connection, grant.person_id)
+    return tuple(row for row in list_tokens(connection) if grant.token_id in {row.id, row.created_by})
 
 
 def _revoke(connection: Connection, row: TokenRow, actor: Actor, *, now: int) -> None:

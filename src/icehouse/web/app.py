@@ -13,7 +13,7 @@ from litestar.params import FromPath
 
 from icehouse.errors import IcehouseError, NotFound, RateLimited, StorageError, Unauthenticated, Unavailable
 from icehouse.rules.sessions import parse_return
-from icehouse.web import cache_page, home_page, login_page, provider_page
+from icehouse.web import cache_page, home_page, login_page, provider_page, token_pages
 from icehouse.web.assets import SEGMENT, Assets
 from icehouse.web.error_page import ErrorPage
 from icehouse.web.forms import MAX_FORM_BYTES, Form, read_form
@@ -69,6 +69,10 @@ ROUTES: Final = (
     provider_page.begin_login,
     provider_page.finish_login,
     cache_page.show_cache,
+    token_pages.show_tokens,
+    token_pages.show_new_token,
+    token_pages.create_token,
+    token_pages.revoke_token,
     show_asset,
 )
 """Every route of the web page. GET answers HEAD too."""
@@ -137,8 +141,7 @@ def make_pages(parts: WebParts) -> Litestar:
 
 def _answer_error(request: Request[Any, Any, Any], error: Exception, visit: Visit) -> Response[bytes]:
     if isinstance(error, Unauthenticated):
-        is_reading = request.method == "GET"
-        page = make_login_page(visit, parse_return(visit.path) if is_reading else "/", is_asked_for=False)
+        page = make_login_page(visit, parse_return(visit.back), is_asked_for=False)
         return visit.show(page, status=visit.parts.statuses[Unauthenticated][0])
     headers: dict[str, str] = {}
     if isinstance(error, RateLimited):

@@ -34,8 +34,8 @@ class Frame:
 
     path: str
     """Of the page itself: the entry of the navigation that is current."""
-    full_path: str
-    """The same with the query, to come back to after a login."""
+    back: str
+    """Where a login leads."""
     version: str
     public_url: str
     who: str | None

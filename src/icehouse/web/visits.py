@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from litestar import Request, Response
@@ -26,7 +26,8 @@ class Visit:
     parts: WebParts
     renderer: Renderer
     path: str
-    """With the query."""
+    back: str
+    """Where a login leads that begins here: to the same page, with its query; after a form, to the first page."""
     origin: Origin
     session: Session | None
     """`None`: nobody is logged in, or no longer."""
@@ -67,8 +68,8 @@ class Visit:
     ) -> Response[bytes]:
         """The answer that shows *page*."""
         frame = Frame(
-            path=self.path.partition("?")[0],
-            full_path=self.path,
+            path=self.path,
+            back=self.back,
             version=self.parts.version,
             public_url=self.parts.public_url,
             who=None if self.session is None else self.session.grant.description,
@@ -96,7 +97,7 @@ async def make_visit(request: Request[Any, Any, Any], parts: WebParts, renderer:
     visit = _stranger(request, parts, renderer)
     if visit.secret is not None:
         session = await parts.sessions.find(visit.secret, visit.origin.address)
-        visit = Visit(parts, renderer, visit.path, visit.origin, session, visit.secret)
+        visit = replace(visit, session=session)
     request.scope["state"]["visit"] = visit
     return visit
 
@@ -133,6 +134,7 @@ def make_cookie(parts: WebParts, name: str, value: str, seconds: int) -> Cookie:
 def _stranger(request: Request[Any, Any, Any], parts: WebParts, renderer: Renderer) -> Visit:
     state = request.scope["state"]
     query = request.scope["query_string"].decode("latin-1")
-    path = request.scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
+    path = request.scope["raw_path"].decode("latin-1")
+    back = "/" if request.method != "GET" else f"{path}?{query}" if query else path
     origin = Origin(state.get("client") or None, state.get("request_id") or "")
-    return Visit(parts, renderer, path, origin, None, parse_secret(request.cookies.get(parts.cookie_name)))
+    return Visit(parts, renderer, path, back, origin, None, parse_secret(request.cookies.get(parts.cookie_name)))
