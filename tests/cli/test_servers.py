@@ -32,7 +32,7 @@ COMMANDS = [
     "key list a",
     "key add a",
     "key activate a k",
-    "key resign a",
+    "key progress a",
     "key retire a k",
     "use a",
     f"pin a name {HASH}-x",
