@@ -24,6 +24,10 @@ system: ## install the Debian packages that the real tests use, where missing
 clients: ## unpack newer Nix, as further clients of the tests, where missing
 	@python3 scripts/nix_clients.py
 
+.PHONY: provider
+provider: .venv ## install the OpenID Connect provider of the tests, where missing
+	@scripts/install-provider
+
 .PHONY: demo
 demo: .venv system ## the main job in a minute: serve, push, pull with real Nix, push a rebuild
 	@.venv/bin/python scripts/demo.py
@@ -45,7 +49,7 @@ format: .venv ## mend style where a program can
 	.venv/bin/ruff format
 
 .PHONY: test
-test: .venv system clients lint ## everything that a change must pass
+test: .venv system clients provider lint ## everything that a change must pass
 	.venv/bin/pytest -m 'not long'
 
 .PHONY: test-long
