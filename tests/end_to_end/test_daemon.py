@@ -130,6 +130,27 @@ def test_paths_that_were_told_wait_out_a_server_that_is_down_and_a_stop(
     assert published(user, "team") == ["base", "middle", "top"]
 
 
+def test_the_doctor_tells_of_the_daemon(user: User, server: ServerProcess, builder: PrivateNix) -> None:
+    def tells() -> list[str]:
+        found = user.try_icehouse("doctor", "--json").json["findings"]
+        return [f"{each['level']}: {each['text']}" for each in found if each["about"] == "daemon"]
+
+    top = builder.build(CLOSURE, "top")
+    assert tells() == []
+    user.icehouse("hook", "install", "--mode", "user-nixconf")
+    (missing,) = tells()
+    assert missing.startswith("note: Nix runs ")
+    assert "no daemon listens at" in missing
+    with running(user, builder):
+        assert tells() == [f"ok: 0 paths wait for {server.url}/team, 0 were pushed"]
+        server.stop()
+        user.icehouse("daemon", "push", "--store", str(builder.root), top)
+        while not status(user)["trouble"]:
+            pass
+        (waiting,) = tells()
+        assert waiting.startswith(f"problem: 1 paths wait for {server.url}/team: ")
+
+
 def test_stopping_pushes_what_waits(user: User, builder: PrivateNix) -> None:
     paths = build_many(builder, 4)
     process = start(user, builder)

@@ -37,14 +37,22 @@ def doctor(
     """Look for what keeps pushing and pulling from working, and tell what mends it.
 
     Without PATH: the installation, the login, its token and server, the clock, and what Nix is told of each cache in
-    use. With PATH: where it is and why not elsewhere. Leaves with the code of the worst finding; notes do no harm.
+    use, and the daemon. With PATH: where it is and why not elsewhere. Leaves with the code of the worst finding; notes
+    do no harm.
     """
     carry_out(run, DoctorOptions(path), Printer(is_json=json, is_quiet=quiet))
 
 
 async def run(options: DoctorOptions, services: Services, printer: Printer) -> None:
     """Look at everything, tell what was found, and leave with the code of the worst."""
-    from icehouse.client.doctor import Findings, check_configuration, check_installation, check_login, check_path
+    from icehouse.client.doctor import (
+        Findings,
+        check_configuration,
+        check_daemon,
+        check_installation,
+        check_login,
+        check_path,
+    )
 
     found = Findings()
     surroundings = _surroundings(services)
@@ -53,6 +61,7 @@ async def run(options: DoctorOptions, services: Services, printer: Printer) -> N
         check_installation(found, surroundings)
         await check_login(found, surroundings, login)
         await check_configuration(found, surroundings, services.logins())
+        await check_daemon(found, surroundings)
     else:
         await check_path(found, surroundings, find_path(options.path, services), await _caches(found, services, login))
     shown = [finding for finding in found.findings if not (printer.is_quiet and finding.level.value == "ok")]
@@ -73,11 +82,13 @@ def render(findings: "Sequence[Finding]") -> str:
 
 def _surroundings(services: Services) -> "Surroundings":
     from icehouse.cli.use import find_place
+    from icehouse.client.daemon_places import DaemonPlaces
     from icehouse.client.doctor import Surroundings
     from icehouse.client.nix_places import Mode
 
     places = (find_place(Mode.USER_NIXCONF, services), find_place(Mode.ROOT_NIXCONF, services))
-    return Surroundings(services.environment, services.logins_file, places)
+    daemon = DaemonPlaces.locate(None, services.environment)
+    return Surroundings(services.environment, services.logins_file, places, daemon)
 
 
 def _default_login(services: Services) -> "Login | None":

@@ -16,6 +16,8 @@ import msgspec
 
 from icehouse.api.tokens import TokenView
 from icehouse.client.compatibility import compare_versions
+from icehouse.client.daemon_messages import DaemonRequest, ask_daemon
+from icehouse.client.daemon_places import DaemonPlaces
 from icehouse.client.logins import CacheAddress, Login, Logins
 from icehouse.client.narinfo_cache import find_misses, find_narinfo_caches
 from icehouse.client.netrc import find_netrc_token
@@ -24,7 +26,7 @@ from icehouse.client.nix_places import NixPlace
 from icehouse.client.nix_settings import NixSettings, ask_cache, read_settings
 from icehouse.client.private_files import read_text
 from icehouse.client.server import connect
-from icehouse.errors import Conflict, IcehouseError, NotFound, Unauthenticated, Unsupported
+from icehouse.errors import Conflict, IcehouseError, NotFound, Unauthenticated, Unavailable, Unsupported
 from icehouse.nix.store_paths import HashPart
 from icehouse.nix.used_caches import UsedCache
 
@@ -80,6 +82,7 @@ class Surroundings:
     logins_file: Path
     places: tuple[NixPlace, ...]
     """The user's configuration of Nix, and the system's."""
+    daemon: DaemonPlaces
 
 
 def check_installation(found: Findings, surroundings: Surroundings) -> None:
@@ -171,6 +174,46 @@ async def check_configuration(found: Findings, surroundings: Surroundings, login
         _check_netrc(found, netrc_file, [cache for cache in own.caches if not cache.is_public])
     if not used:
         found.note("nix.conf", "no cache is in use here", "icehouse use CACHE")
+
+
+async def check_daemon(found: Findings, surroundings: Surroundings) -> None:
+    """The daemon that pushes what is built, if there is one, or if a hook of ours counts on it."""
+    socket = surroundings.daemon.socket
+    try:
+        answer = await ask_daemon(socket, DaemonRequest(verb="status"))
+    except Unavailable as exc:
+        if (hook := _find_hook(surroundings)) is not None:
+            remedy = (
+                "icehouse daemon run CACHE. What was built waits for it; that of another user is not seen from here."
+            )
+            found.note("daemon", f"Nix runs {hook} after each build, and {exc}", remedy)
+        return
+    except IcehouseError as exc:
+        found.problem("daemon", exc, "icehouse daemon stop, and start it anew.")
+        return
+    if answer.trouble is not None:
+        found.problem("daemon", Unavailable(answer.trouble), "Let its user read and write that folder.")
+    for status in answer.caches:
+        if status.trouble is not None:
+            text = f"{status.waiting} paths wait for {status.cache}: {status.trouble}"
+            found.problem("daemon", Unavailable(text), "It tries again by itself once that is mended.")
+        else:
+            found.ok("daemon", f"{status.waiting} paths wait for {status.cache}, {status.pushed} were pushed")
+        if status.refused:
+            text = f"{status.cache} refused {status.refused} paths so far"
+            found.note("daemon", "; ".join([text, *status.refusals[:1]]), "icehouse daemon status tells more.")
+
+
+def _find_hook(surroundings: Surroundings) -> Path | None:
+    for place in surroundings.places:
+        try:
+            text = read_text(place.own_file)
+            own = OwnFile() if text is None else OwnFile.parse(place.own_file, text)
+        except IcehouseError:
+            continue  # told with the configuration
+        if own.hook is not None:
+            return own.hook
+    return None
 
 
 async def _check_cache(
