@@ -39,11 +39,11 @@ def has(user: User, cache: str, path: str) -> bool:
     return user.try_icehouse("path", "info", cache, Path(path).name).code == 0
 
 
-@pytest.mark.usefixtures("caches")
 def outcomes_of(done: Done) -> list[dict[str, Any]]:
     return json.loads(done.out)
 
 
+@pytest.mark.usefixtures("caches")
 def test_a_dry_run_tells_what_the_push_then_sends(
     admin: User, builder: PrivateNix, pushed_from: tuple[str, ...]
 ) -> None:
