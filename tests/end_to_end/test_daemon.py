@@ -162,13 +162,13 @@ def test_the_doctor_tells_of_the_daemon(user: User, server: ServerProcess, build
     assert missing.startswith("note: Nix runs ")
     assert "no daemon listens at" in missing
     with running(user, builder):
-        assert tells() == [f"ok: 0 paths wait for {server.url}/team, 0 were pushed"]
+        assert tells() == [f"ok: 0 waiting for {server.url}/team, 0 pushed"]
         server.stop()
         user.icehouse("daemon", "push", "--store", str(builder.root), top)
         while not status(user)["trouble"]:
             pass
         (waiting,) = tells()
-        assert waiting.startswith(f"problem: 1 paths wait for {server.url}/team: ")
+        assert waiting.startswith(f"problem: 1 waiting for {server.url}/team: ")
 
 
 def test_stopping_pushes_what_waits(user: User, builder: PrivateNix) -> None:
@@ -177,7 +177,7 @@ def test_stopping_pushes_what_waits(user: User, builder: PrivateNix) -> None:
     user.icehouse("daemon", "push", "--store", str(builder.root), *paths)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate()
-    assert "0 paths wait, 4 were pushed" in err
+    assert "0 waiting, 4 pushed" in err
 
 
 def test_only_its_user_may_talk_to_it_and_there_is_one(user: User, builder: PrivateNix, tmp_path: Path) -> None:

@@ -169,7 +169,8 @@ async def run_push(options: DaemonOptions, services: Services, printer: Printer)
     cache = _name_in_queue(options.caches[0], services) if options.caches else None
     request = DaemonRequest(verb="push", paths=[path.base_name for path in paths], cache=cache)
     answer = await ask_daemon(_places(options, services).socket, request)
-    printer.result(f"The daemon pushes {len(paths)} paths.", answer)
+    count = "1 path" if len(paths) == 1 else f"{len(paths)} paths"
+    printer.result(f"The daemon pushes {count}.", answer)
 
 
 async def run_status(options: DaemonOptions, services: Services, printer: Printer) -> None:
@@ -231,7 +232,7 @@ def _lines(answer: "DaemonAnswer") -> list[str]:
 
 
 def _counts(status: "CacheStatus") -> str:
-    counts = f"{status.waiting} paths wait, {status.pushed} were pushed"
+    counts = f"{status.waiting} waiting, {status.pushed} pushed"
     if status.refused:
-        counts += f", {status.refused} were refused"
-    return f"{counts}, {status.gone} were deleted before" if status.gone else counts
+        counts += f", {status.refused} refused"
+    return f"{counts}, {status.gone} deleted before" if status.gone else counts

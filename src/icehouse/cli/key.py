@@ -172,8 +172,8 @@ async def run_activate(options: KeyOptions, services: Services, printer: Printer
     address = services.find_cache(options.cache)
     async with services.server(address.login) as server:
         key = await server.activate_key(address.name, options.key)
-    printer.message(f"The server signs what was published before: icehouse key progress {options.cache}")
     printer.result(f"{key.name} signs now.", key)
+    printer.message(f"The server signs what was published before too: icehouse key progress {options.cache}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,13 +190,14 @@ async def run_list(options: ListOptions, services: Services, printer: Printer) -
             if printer.is_json:
                 found += page
             else:
-                printer.result("\n".join(_line(path) for path in page), page)
+                width = max((len(str(path.store_path)) for path in page), default=0)
+                printer.result("\n".join(_line(path, width) for path in page), page)
     if printer.is_json:
         printer.result("", found)
 
 
-def _line(path: "PathSummary") -> str:
-    line = f"{path.store_path}  {bytes_text(path.nar_size)}  {time_text(path.created_at)}"
+def _line(path: "PathSummary", width: int) -> str:
+    line = f"{path.store_path!s:<{width}}  {bytes_text(path.nar_size):>8}  {time_text(path.created_at)}"
     if path.hidden_at is not None:
         line += f"  hidden {time_text(path.hidden_at)}, until {time_text(path.restorable_until)}: {path.hidden_because}"
     return line

@@ -115,7 +115,9 @@ def left_out_text(outcome: Outcome) -> str | None:
 def not_pushed_text(outcome: Outcome) -> str:
     """What a push that failed did not do, in a line."""
     missing = outcome.missing
-    return f"Not pushed to {outcome.cache}: {_names(missing) if missing else 'anything'}."
+    return (
+        f"Not pushed to {outcome.cache}: {_names(missing)}." if missing else f"Nothing was pushed to {outcome.cache}."
+    )
 
 
 def _names(paths: "Sequence[StorePath]") -> str:

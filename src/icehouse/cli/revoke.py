@@ -88,7 +88,7 @@ async def _revoke(options: RevokeOptions, services: Services, printer: Printer) 
         answer = await server.revoke(body)
     lines: list[str] = []
     for path in answer.paths:
-        used = f"used {path.uses} times, last {time_text(path.last_used_at)}" if path.uses else "not used"
+        used = f"used {_times(path.uses)}, last {time_text(path.last_used_at)}" if path.uses else "not used"
         by = f"  downloaded by {len(path.downloads)}" if path.downloads else ""
         lines.append(f"{path.path}  {used}{by}" + (f"  reaches {path.reaches}" if path.reaches else ""))
     if len(answer.paths) < answer.count:
@@ -99,7 +99,7 @@ async def _revoke(options: RevokeOptions, services: Services, printer: Printer) 
         lines.append(f"{copy} is a copy, and visible; `icehouse path delete {cache} {name} --with-referrers` hides it")
     for by in answer.downloaders:
         who = by.address if by.token_id is None else f"token {by.token_id}" + (f" ({by.name})" if by.name else "")
-        times = f"{by.downloads} times, {time_text(by.first_at)} to {time_text(by.last_at)}"
+        times = f"{_times(by.downloads)}, {time_text(by.first_at)} to {time_text(by.last_at)}"
         lines.append(f"{who} downloaded {by.paths} of them, {times}")
     if answer.id is None:
         lines.append(f"{answer.count} paths would be hidden.")
@@ -107,6 +107,10 @@ async def _revoke(options: RevokeOptions, services: Services, printer: Printer) 
         undo = f"`icehouse revoke --undo {answer.id}` brings them back."
         lines.append(f"Revocation {answer.id}: {answer.count} paths are hidden. {undo}")
     printer.result("\n".join(lines), answer)
+
+
+def _times(count: int) -> str:
+    return "1 time" if count == 1 else f"{count} times"
 
 
 async def _undo(number: int, services: Services, printer: Printer) -> None:

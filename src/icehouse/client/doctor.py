@@ -195,10 +195,10 @@ async def check_daemon(found: Findings, surroundings: Surroundings) -> None:
         found.problem("daemon", Unavailable(answer.trouble), "Let its user read and write that folder.")
     for status in answer.caches:
         if status.trouble is not None:
-            text = f"{status.waiting} paths wait for {status.cache}: {status.trouble}"
+            text = f"{status.waiting} waiting for {status.cache}: {status.trouble}"
             found.problem("daemon", Unavailable(text), "It tries again by itself once that is mended.")
         else:
-            found.ok("daemon", f"{status.waiting} paths wait for {status.cache}, {status.pushed} were pushed")
+            found.ok("daemon", f"{status.waiting} waiting for {status.cache}, {status.pushed} pushed")
         if status.refused:
             text = f"{status.cache} refused {status.refused} paths so far"
             found.note("daemon", "; ".join([text, *status.refusals[:1]]), "icehouse daemon status tells more.")
