@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 .PHONY: help
 help: ## list the targets
 	@sed -n 's/^\([.a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS='	' read -r name text; do \
-		printf '  make %-10s %s\n' "$$name" "$$text"; done
+		printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 .venv/up-to-date: pyproject.toml uv.lock scripts/make-venv
 	@scripts/make-venv
@@ -31,6 +31,10 @@ provider: .venv ## install the OpenID Connect provider of the tests, where missi
 .PHONY: demo
 demo: .venv system ## the main job in a minute: serve, push, pull with real Nix, push a rebuild
 	@.venv/bin/python scripts/demo.py
+
+.PHONY: transcripts
+transcripts: .venv system clients ## record again what each command prints, into docs/transcripts.md
+	@.venv/bin/python -m scripts.record_transcripts
 
 .PHONY: serve
 serve: .venv ## start a server in this folder and leave it running
