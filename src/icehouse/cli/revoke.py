@@ -94,19 +94,27 @@ async def _revoke(options: RevokeOptions, services: Services, printer: Printer) 
     if len(answer.paths) < answer.count:
         lines.append(f"and {answer.count - len(answer.paths)} more")
     lines += [f"pin {pin} is on one of them" for pin in answer.pins]
-    for copy in [copy for path in answer.paths for copy in path.copies]:
-        cache, _, name = copy.partition("/")
-        lines.append(f"{copy} is a copy, and visible; `icehouse path delete {cache} {name} --with-referrers` hides it")
+    copies = [copy for path in answer.paths for copy in path.copies]
+    lines += [f"{copy} has the same, and stays visible" for copy in copies]
+    if copies:
+        lines.append(
+            "Each of those was promoted, or published there by somebody: `icehouse path info CACHE PATH` tells by "
+            "whom, and `icehouse path delete CACHE PATH --with-referrers` hides it."
+        )
     for by in answer.downloaders:
         who = by.address if by.token_id is None else f"token {by.token_id}" + (f" ({by.name})" if by.name else "")
         times = f"{_times(by.downloads)}, {time_text(by.first_at)} to {time_text(by.last_at)}"
         lines.append(f"{who} downloaded {by.paths} of them, {times}")
     if answer.id is None:
-        lines.append(f"{answer.count} paths would be hidden.")
+        lines.append(f"{_paths(answer.count)} would be hidden.")
     else:
         undo = f"`icehouse revoke --undo {answer.id}` brings them back."
-        lines.append(f"Revocation {answer.id}: {answer.count} paths are hidden. {undo}")
+        lines.append(f"Revocation {answer.id}: {_paths(answer.count)} hidden. {undo}")
     printer.result("\n".join(lines), answer)
+
+
+def _paths(count: int) -> str:
+    return "1 path" if count == 1 else f"{count} paths"
 
 
 def _times(count: int) -> str:
