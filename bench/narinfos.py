@@ -112,12 +112,6 @@ class _Filled:
             database.close()
         return cls(data, files, hash_parts)
 
-    def read(self) -> None:
-        """Bring all of it into the page cache: some systems drop soon what was not used for a while."""
-        (self.data / "icehouse.db").read_bytes()
-        for hash_part in self.hash_parts:
-            (self.files / f"{hash_part}.narinfo").read_bytes()
-
     def check(self, server: IcehouseServer) -> None:
         """That the server answers what the files say."""
         for hash_part in self.hash_parts[:: len(self.hash_parts) // _CHECKED]:
