@@ -34,7 +34,7 @@ class Head:
 
 
 class SmallAnswer(NamedTuple):
-    """A whole answer that is made at once. Its head is one of few, which are written down before."""
+    """A whole answer that is made at once."""
 
     head: Head
     body: bytes
