@@ -9,6 +9,7 @@ import pytest
 from icehouse.api.caches import CacheView
 from icehouse.web.assets import Assets
 from icehouse.web.cache_page import make_cache_page
+from icehouse.web.cache_tabs import CacheHead
 from icehouse.web.error_page import ErrorPage
 from icehouse.web.pages import Frame, Renderer, show_day, show_size
 from tests.http.running import Answer, RunningServer
@@ -125,7 +126,10 @@ def view(*, is_public: bool) -> CacheView:
 
 
 def test_cache_page_of_a_private_cache_tells_where_the_token_goes() -> None:
-    public, private = make_cache_page(view(is_public=True)), make_cache_page(view(is_public=False))
+    public, private = (
+        make_cache_page(CacheHead("team", is_public, (), "/team"), view(is_public=is_public))
+        for is_public in (True, False)
+    )
     assert public.netrc is None
     assert private.netrc == "machine cache.example.org login icehouse password <token>"
     assert "netrc-file = /etc/nix/netrc" in private.ways[0].text

@@ -13,6 +13,7 @@ from icehouse.api.caches import CacheView
 from icehouse.nix.snippets import Snippet, netrc_lines, render_snippet
 from icehouse.nix.used_caches import UsedCache
 from icehouse.rules.access import Permission
+from icehouse.web.cache_tabs import CacheHead, make_head
 from icehouse.web.pages import Page
 from icehouse.web.visits import Visit
 
@@ -46,6 +47,7 @@ class CachePage(Page):
 
     template = "cache.html"
 
+    head: CacheHead
     cache: CacheView
     ways: tuple[Way, ...]
     netrc: str | None
@@ -67,7 +69,7 @@ class CachePage(Page):
         return f"nix-build | icehouse push {self.cache.url}"
 
 
-def make_cache_page(cache: CacheView) -> CachePage:
+def make_cache_page(head: CacheHead, cache: CacheView) -> CachePage:
     """The page about *cache*."""
     used = [UsedCache(cache.url, tuple(cache.public_keys), cache.is_public)]
     netrc = "\n".join(netrc_lines(used)) or None
@@ -79,11 +81,12 @@ def make_cache_page(cache: CacheView) -> CachePage:
         Way(form.name.lower(), _TITLES[form], _WHERE[form], render_snippet(form, used, netrc_file(form)).rstrip("\n"))
         for form in Snippet
     )
-    return CachePage(cache, ways, netrc)
+    return CachePage(head, cache, ways, netrc)
 
 
 @get("/{cache:str}")
 async def show_cache(cache: FromPath[str], visit: NamedDependency[Visit]) -> Response[Any]:
     """A cache's page."""
     entry = await visit.enter(cache, Permission.PULL)
-    return visit.show(make_cache_page(await visit.parts.caches.show_cache(entry.cache, entry.grant)))
+    cache_view = await visit.parts.caches.show_cache(entry.cache, entry.grant)
+    return visit.show(make_cache_page(make_head(visit, entry, "Use"), cache_view))
