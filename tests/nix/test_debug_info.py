@@ -15,11 +15,13 @@ from icehouse.nix.debug_info import (
     parse_build_id,
     render_debug_info,
 )
+from icehouse.nix.nar_framing import framed
 from icehouse.nix.nar_read import NarReader
 from icehouse.nix.nar_write import Directory, Node, Regular, Symlink, write_nar
 
 BUILD_ID = bytes(range(20))
 NAME = BUILD_ID.hex()[2:].encode() + b".debug"
+MARK = framed(b".build-id")
 
 
 def tree_of(folder: Node, *names: bytes) -> Node:
@@ -61,20 +63,28 @@ def test_more_build_ids_than_allowed_are_left_out(monkeypatch: pytest.MonkeyPatc
     assert len(build_ids_in(tree_of(Directory(files), b"lib", b"debug", b".build-id", b"00"))) == 3
 
 
-@given(st.lists(st.binary(max_size=12) | st.sampled_from([b".build-id", b".build", b"-id", b".", b"d"]), max_size=12))
+@given(st.lists(st.binary(max_size=12) | st.sampled_from([MARK, MARK[:11], MARK[11:], b".", b"\0"]), max_size=12))
 def test_sign_of_debug_files_is_seen_across_pieces(pieces: list[bytes]) -> None:
     sign = DebugInfoSign()
     for piece in pieces:
         sign.look(bytearray(piece))
-    assert sign.is_seen == (b".build-id" in b"".join(pieces))
+    assert sign.is_seen == (MARK in b"".join(pieces))
 
 
-@pytest.mark.parametrize("cut", range(10))
+@pytest.mark.parametrize("cut", range(len(MARK) + 1))
 def test_sign_of_debug_files_is_seen_wherever_it_is_cut(cut: int) -> None:
     sign = DebugInfoSign()
-    for piece in (b"before" + b".build-id"[:cut], b".build-id"[cut:] + b"after"):
+    for piece in (b"before" + MARK[:cut], MARK[cut:] + b"after"):
         sign.look(piece)
     assert sign.is_seen
+
+
+def test_program_with_a_build_id_is_no_sign_of_debug_files() -> None:
+    sections = b"\0.interp\0.note.gnu.build-id\0.note.ABI-tag\0"
+    sign = DebugInfoSign()
+    for piece in write_nar(tree_of(Regular(sections), b"lib", b"debug", b"x.build-id")):
+        sign.look(piece)
+    assert not sign.is_seen
 
 
 def test_debug_info_is_as_nix_writes_it() -> None:

@@ -14,6 +14,7 @@ from icehouse.db.caches import CacheRow
 from icehouse.db.schema import debug_file, path
 from icehouse.errors import NotFound
 from icehouse.nix.listing import ListedRegular
+from icehouse.nix.nar_framing import framed
 from icehouse.nix.nar_write import Directory, Node, Regular, Symlink, write_nar
 from icehouse.nix.store_paths import parse_hash_part
 from icehouse.rules.chunks import CutChunk
@@ -214,8 +215,8 @@ async def test_nar_with_the_name_of_the_folder_across_two_chunks_has_its_debug_f
 
 async def test_contents_that_only_mention_the_folder_cost_no_rows(store: Store, cache: CacheRow) -> None:
     before = await store.count(debug_file)
-    trees: list[Node] = [Regular(b"see lib/debug/.build-id/"), Directory({b".build-id": Directory({})})]
+    trees: list[Node] = [Regular(framed(b".build-id")), Directory({b".build-id": Directory({})})]
     for number, tree in enumerate(trees):
         await store.push(cache, (f"{number}{'6' * 31}-mentions", nar(tree), []))
-    await store.push(cache, (f"{'7' * 32}-garbage", b"not a NAR with .build-id in it", []))
+    await store.push(cache, (f"{'7' * 32}-garbage", b"not a NAR with the name in it: " + framed(b".build-id"), []))
     assert await store.count(debug_file) == before

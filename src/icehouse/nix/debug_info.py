@@ -12,6 +12,7 @@ from typing import Final, assert_never
 
 from icehouse.errors import InvalidFormat
 from icehouse.nix import nix32
+from icehouse.nix.nar_framing import framed
 from icehouse.nix.nar_read import (
     DirectoryEnd,
     DirectoryStart,
@@ -26,7 +27,9 @@ BUILD_ID_BYTES: Final = 20
 MAX_BUILD_IDS: Final = 20_000
 """Of one NAR. What it has beyond, nobody finds by build id."""
 
-_MARK: Final = b".build-id"
+_MARK: Final = framed(b".build-id")
+"""The folder's name as a NAR has it. The name alone stands in nearly every program, in `.note.gnu.build-id`."""
+
 _EDGE_BYTES: Final = len(_MARK) - 1
 _MEMBER: Final = re.compile(rb"lib/debug/\.build-id/([0-9a-f]{2})/([0-9a-f]{38})\.debug")
 _MEMBER_DEPTH: Final = 5
@@ -38,7 +41,7 @@ class DebugInfoSign:
 
     def __init__(self) -> None:
         self.is_seen = False
-        """Whether the name of the folder of debug files occurred, be it in a file's contents."""
+        """Whether the name of the folder of debug files occurred as names of a NAR are written."""
         self._end = b""
 
     def look(self, data: bytes | bytearray) -> None:
