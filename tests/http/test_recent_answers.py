@@ -12,11 +12,10 @@ import pytest
 from icehouse.db.engine import connect
 from icehouse.db.migrate import prepare_database
 from icehouse.db.serving import ServingQueries
-from icehouse.http.asgi import Head, SmallAnswer
+from icehouse.http import recent_answers
 from icehouse.http.recent_answers import RecentAnswers
 
-FOUND = SmallAnswer(Head(200), b"StorePath: ".ljust(1000))
-ABSENT = SmallAnswer(Head(404), b"No such store path.\n")
+FOUND = b"StorePath: ".ljust(1000)
 
 Change = Callable[[sqlite3.Connection], object]
 
@@ -75,7 +74,7 @@ class Turns:
             call()
 
     def has(self, raw_path: bytes) -> bool:
-        return self.answers.find(raw_path) is not None
+        return self.answers.find(raw_path) is not None or self.answers.is_absent(raw_path)
 
     def close(self) -> None:
         self.reader.close()
@@ -87,19 +86,18 @@ def turns(database: Path) -> Iterator[Turns]:
         assert not made.has(b"/found")
         assert not made.has(b"/absent")
         made.answers.keep(b"/found", 1, FOUND)
-        made.answers.keep(b"/absent", None, ABSENT)
+        made.answers.keep_absent(b"/absent")
         made.end_turn()
         yield made
 
 
 def test_an_answer_is_kept_with_its_path(turns: Turns) -> None:
     for _ in range(2):
-        kept = turns.answers.find(b"/found")
-        assert kept is not None
-        assert kept[:2] == (1, FOUND)
-        kept = turns.answers.find(b"/absent")
-        assert kept is not None
-        assert kept[:2] == (None, ABSENT)
+        assert turns.answers.find(b"/found") == (1, FOUND)
+        assert not turns.answers.is_absent(b"/found")
+        assert turns.answers.find(b"/absent") is None
+        assert turns.answers.is_absent(b"/absent")
+        assert not turns.has(b"/other")
         turns.end_turn()
 
 
@@ -129,7 +127,7 @@ def test_an_answer_goes_when_it_may_not_be_true_any_more(
     with closing(Turns(copy)) as turns, closing(connect(copy)) as writer:
         assert not turns.has(b"/found")
         turns.answers.keep(b"/found", 1, FOUND)
-        turns.answers.keep(b"/absent", None, ABSENT)
+        turns.answers.keep_absent(b"/absent")
         made(writer)
         turns.end_turn()
         assert (turns.has(b"/found"), turns.has(b"/absent")) == (found_stays, absent_stays)
@@ -183,6 +181,14 @@ def test_an_answer_that_is_too_large_is_not_kept(database: Path) -> None:
         assert not turns.has(b"/0")
         turns.answers.keep(b"/0", 0, FOUND)
         assert not turns.has(b"/0")
+
+
+def test_absent_paths_are_forgotten_when_they_are_too_many(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent_answers, "MAX_ABSENT", 3)
+    for number in range(3):
+        turns.answers.keep_absent(b"/%d" % number)
+    assert [turns.has(name) for name in (b"/absent", b"/0", b"/1", b"/2")] == [False, False, False, True]
+    assert turns.has(b"/found")
 
 
 def test_a_database_that_cannot_be_read_is_no_answer(database: Path) -> None:

@@ -41,7 +41,7 @@ from icehouse.http.files import (
 )
 from icehouse.http.metrics import RouteCounters, ServerCounters
 from icehouse.http.ranges import ByteRange
-from icehouse.http.recent_answers import KeptAnswer, RecentAnswers
+from icehouse.http.recent_answers import RecentAnswers
 from icehouse.http.streaming import ClientLeft, has_zero_copy, send_blocks
 from icehouse.nix import nix32
 from icehouse.storage.blobs import FilePart
@@ -191,11 +191,8 @@ class HotRoutes:
         began = time.perf_counter()
         kept = self._find_kept(raw_path)
         if kept is not None:
-            path_id, small, _ = kept
-            if path_id is not None:
-                self._note_use(path_id, self._clock())
-            self._narinfo.count(small.head.status, time.perf_counter() - began, 0 if is_head else len(small.body))
-            return small
+            self._narinfo.count(kept.head.status, time.perf_counter() - began, 0 if is_head else len(kept.body))
+            return kept
         match = HOT_PATH.fullmatch(raw_path)
         if match is None:
             return None
@@ -223,11 +220,19 @@ class HotRoutes:
         else:
             await self._answer_nar(scope, receive, send, cache.decode(), nar_hash.decode())
 
-    def _find_kept(self, raw_path: bytes) -> KeptAnswer | None:
+    def _find_kept(self, raw_path: bytes) -> SmallAnswer | None:
         try:
-            return self._recent.find(raw_path)
+            found = self._recent.find(raw_path)
         except sqlite3.Error:
             return None  # what is asked next says so
+        if found is not None:
+            path_id, text = found
+            self._note_use(path_id, self._clock())
+            return SmallAnswer(_PUBLIC_NARINFO, text)
+        if self._recent.is_absent(raw_path):
+            _, cache, name = raw_path.split(b"/")
+            return SmallAnswer(_NOT_FOUND, _no_such_path(cache, name.removesuffix(b".narinfo")))
+        return None
 
     def _answer_narinfo(
         self, raw_path: bytes, cache: str, hash_part: str, headers: Iterable[Header], peer: str, *, is_head: bool
@@ -243,16 +248,17 @@ class HotRoutes:
         path_id = row[2]
         if path_id is None:
             head = _NOT_FOUND
-            body = b"No such store path. Why: GET /api/v1/caches/%b/why/%b\n" % (cache.encode(), hash_part.encode())
+            body = _no_such_path(cache.encode(), hash_part.encode())
+            if row[0]:
+                self._recent.keep_absent(raw_path)
         else:
             head = _PUBLIC_NARINFO if row[0] else _PRIVATE_NARINFO
             body = render_row(row, hash_part)
             self._note_use(path_id, self._clock())
-        small = SmallAnswer(head, body)
-        if row[0]:
-            self._recent.keep(raw_path, path_id, small)
+            if row[0]:
+                self._recent.keep(raw_path, path_id, body)
         self._narinfo.count(head.status, time.perf_counter() - began, 0 if is_head else len(body))
-        return small
+        return SmallAnswer(head, body)
 
     def _answer_cache_info(self, cache: str, headers: Iterable[Header], peer: str, *, is_head: bool) -> SmallAnswer:
         began = time.perf_counter()
@@ -382,6 +388,10 @@ def _nar_headers(row: NarRow) -> list[Header]:
 
 def _nar_etag(row: NarRow) -> bytes:
     return b'"%b"' % row.file_hash.hex().encode()
+
+
+def _no_such_path(cache: bytes, hash_part: bytes) -> bytes:
+    return b"No such store path. Why: GET /api/v1/caches/%b/why/%b\n" % (cache, hash_part)
 
 
 def _refuse(

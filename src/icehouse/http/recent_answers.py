@@ -12,25 +12,37 @@ from collections.abc import Callable
 from typing import Final
 
 from icehouse.db.serving import ServingQueries
-from icehouse.http.asgi import SmallAnswer
 
-MAX_BYTES: Final = 160 * 1024 * 1024
-"""All answers together, of one worker: some 100,000 narinfos with a dozen references each."""
+MAX_BYTES: Final = 192 * 1024 * 1024
+"""All narinfos together, of one worker: more than 100,000 with a dozen references each."""
 
-_ENTRY_BYTES: Final = 400
-"""What an answer takes beside its path and its body."""
+MAX_ABSENT: Final = 200_000
+"""Paths that are known to be absent, at some 160 bytes each. Beyond that all are forgotten, and learned anew."""
 
-KeptAnswer = tuple[int | None, SmallAnswer, int]
-"""The path's number, or `None` where there was none; the answer; how many paths had been added before."""
+_ENTRY_BYTES: Final = 320
+"""What a narinfo takes beside the path that was asked for and its text."""
+
+Found = tuple[int, bytes]
+"""The number of a store path, and its narinfo."""
 
 
 class RecentAnswers:
-    """The answers used last, by the path that was asked. Belongs to one event loop.
+    """Which narinfos there are and are not, by the path that was asked. Belongs to one event loop.
 
-    Only answers that are the same for every caller may be kept.
+    Only what is the same for every caller may be kept.
     """
 
-    __slots__ = ("_added", "_answers", "_bytes", "_call_soon", "_changed", "_is_checked", "_max_bytes", "_queries")
+    __slots__ = (
+        "_absent",
+        "_added",
+        "_bytes",
+        "_call_soon",
+        "_changed",
+        "_found",
+        "_is_checked",
+        "_max_bytes",
+        "_queries",
+    )
 
     def __init__(
         self,
@@ -43,44 +55,55 @@ class RecentAnswers:
         self._queries = queries
         self._call_soon = call_soon
         self._max_bytes = max_bytes
-        self._answers: OrderedDict[bytes, KeptAnswer] = OrderedDict()
+        self._found: OrderedDict[bytes, Found] = OrderedDict()
+        self._absent: set[bytes] = set()
         self._bytes = 0
         self._added: int = -1
         self._changed: int = -1
         self._is_checked = False
 
-    def find(self, raw_path: bytes) -> KeptAnswer | None:
-        """The answer to a request for *raw_path*, if one was kept and is true.
+    def find(self, raw_path: bytes) -> Found | None:
+        """The narinfo at *raw_path*, if it was kept and is true.
 
         Raises:
             sqlite3.Error: the database could not be read.
         """
         if not self._is_checked:
             self._check()
-        kept = self._answers.get(raw_path)
-        if kept is None or (kept[0] is None and kept[2] != self._added):
-            return None
-        self._answers.move_to_end(raw_path)
-        return kept
+        found = self._found.get(raw_path)
+        if found is not None:
+            self._found.move_to_end(raw_path)
+        return found
 
-    def keep(self, raw_path: bytes, path_id: int | None, answer: SmallAnswer) -> None:
+    def is_absent(self, raw_path: bytes) -> bool:
+        """Whether it is known that nothing is at *raw_path*. To be asked right after `find` had nothing."""
+        return raw_path in self._absent
+
+    def keep(self, raw_path: bytes, path_id: int, text: bytes) -> None:
         """Keep what the database gave just now, after `find` had nothing; drop what was not used for longest."""
-        answers = self._answers
-        replaced = answers.pop(raw_path, None)
+        found = self._found
+        replaced = found.pop(raw_path, None)
         if replaced is not None:
             self._bytes -= _size(raw_path, replaced)
-        kept = (path_id, answer, self._added)
-        answers[raw_path] = kept
+        found[raw_path] = kept = (path_id, text)
         self._bytes += _size(raw_path, kept)
         while self._bytes > self._max_bytes:
-            self._bytes -= _size(*answers.popitem(last=False))
+            self._bytes -= _size(*found.popitem(last=False))
+
+    def keep_absent(self, raw_path: bytes) -> None:
+        """Keep that the database had nothing just now."""
+        if len(self._absent) >= MAX_ABSENT:
+            self._absent.clear()
+        self._absent.add(raw_path)
 
     def _check(self) -> None:
         # Read before anything that is kept in this turn, so that no answer is older than the numbers it is kept with.
         added, changed = self._queries.find_version()
         if changed != self._changed:
-            self._answers.clear()
+            self._found.clear()
             self._bytes = 0
+        if (added, changed) != (self._added, self._changed):
+            self._absent.clear()
         self._added, self._changed = added, changed
         self._is_checked = True
         self._call_soon(self._forget_check)
@@ -89,5 +112,5 @@ class RecentAnswers:
         self._is_checked = False
 
 
-def _size(raw_path: bytes, kept: KeptAnswer) -> int:
-    return _ENTRY_BYTES + len(raw_path) + len(kept[1].body)
+def _size(raw_path: bytes, found: Found) -> int:
+    return _ENTRY_BYTES + len(raw_path) + len(found[1])
