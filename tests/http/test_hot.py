@@ -85,8 +85,10 @@ class World:
 
     is_small: bool = False
     """Whether the NAR can be had at once."""
+    small_reads: int = 0
 
     def read_small(self, nar_id: int) -> bytes | None:
+        self.small_reads += 1
         if self.is_purged:
             raise NotFound(f"NAR {nar_id}")
         return self.nar.data if self.is_small else None
@@ -483,17 +485,49 @@ async def test_a_nar_that_can_be_had_at_once_is_answered_as_any_other(
     assert noted[0] == noted[1]
 
 
-async def test_only_a_small_nar_that_can_be_had_is_answered_at_once(world: World) -> None:
-    def answer() -> SmallAnswer | None:
-        return world.app.answer_now(f"/open/nar/{NAR_HASH}.nar.zst".encode(), [], peer="", is_head=False)
+def answer_nar(world: World, cache: str = "open", **headers: str) -> SmallAnswer | None:
+    lines = [(name.encode(), text.encode()) for name, text in headers.items()]
+    return world.app.answer_now(f"/{cache}/nar/{NAR_HASH}.nar.zst".encode(), lines, peer="", is_head=False)
 
-    assert answer() is None
+
+async def test_only_a_small_nar_that_can_be_had_is_answered_at_once(world: World) -> None:
+    assert answer_nar(world) is None
     world.is_small = True
-    found = answer()
+    await world.database.write(lambda connection: connection.execute(update(schema.nar).values(file_size=65_537)))
+    assert answer_nar(world) is None
+    await world.database.write(lambda connection: connection.execute(update(schema.nar).values(file_size=65_536)))
+    found = answer_nar(world)
     assert found is not None
     assert found.body == BODY
-    await world.database.write(lambda connection: connection.execute(update(schema.nar).values(file_size=65_537)))
-    assert answer() is None
+
+
+async def test_a_small_nar_is_read_once_while_its_path_is_visible(world: World) -> None:
+    world.is_small = True
+    answers = [answer_nar(world) for _ in range(3)]
+    assert world.small_reads == 1
+    assert answers[0] is not None
+    assert answers == answers[:1] * 3
+    assert len(world.uses) == len(world.downloads) == 3
+    await world.database.write(lambda connection: connection.execute(update(schema.path).values(hidden_at=NOW)))
+    await asyncio.sleep(0)
+    world.is_purged = True
+    gone = answer_nar(world)
+    assert gone is not None
+    assert gone.head.status == 404
+
+
+@pytest.mark.parametrize("what", ["private", "in the trash", "damaged"])
+async def test_a_small_nar_that_may_change_is_read_each_time(world: World, what: str) -> None:
+    world.is_small = True
+    if what == "in the trash":
+        await world.database.write(lambda connection: connection.execute(update(schema.path).values(hidden_at=NOW)))
+    if what == "damaged":
+        world.nar = Nar(BODY[:-1] + b"?")
+    for _ in range(2):
+        found = answer_nar(world, "secret", authorization=basic(PULLER)) if what == "private" else answer_nar(world)
+        assert found is not None
+        assert found.body == world.nar.data
+    assert world.small_reads == 2
 
 
 async def test_a_client_that_leaves_ends_the_reading(world: World) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from icehouse.db.engine import connect
 from icehouse.db.migrate import prepare_database
-from icehouse.db.serving import ServingQueries
+from icehouse.db.serving import NarRow, ServingQueries
 from icehouse.http import recent_answers
+from icehouse.http.asgi import Head
 from icehouse.http.recent_answers import RecentAnswers
 
 FOUND = b"StorePath: ".ljust(1000)
@@ -66,7 +67,9 @@ class Turns:
     def __init__(self, database: Path, *, max_bytes: int = 1_000_000) -> None:
         self.reader = connect(database, is_read_only=True)
         self._due: list[Callable[[], None]] = []
-        self.answers = RecentAnswers(ServingQueries(self.reader), self._due.append, max_bytes=max_bytes)
+        self.answers = RecentAnswers(
+            ServingQueries(self.reader), self._due.append, max_bytes=max_bytes, max_nar_bytes=100_000
+        )
 
     def end_turn(self) -> None:
         due, self._due[:] = list(self._due), []
@@ -85,7 +88,7 @@ def turns(database: Path) -> Iterator[Turns]:
     with closing(Turns(database)) as made:
         assert not made.has(b"/found")
         assert not made.has(b"/absent")
-        made.answers.keep(b"/found", 1, FOUND)
+        made.answers.keep(b"/found", (1, FOUND))
         made.answers.keep_absent(b"/absent")
         made.end_turn()
         yield made
@@ -126,7 +129,7 @@ def test_an_answer_goes_when_it_may_not_be_true_any_more(
     copy.write_bytes(database.read_bytes())
     with closing(Turns(copy)) as turns, closing(connect(copy)) as writer:
         assert not turns.has(b"/found")
-        turns.answers.keep(b"/found", 1, FOUND)
+        turns.answers.keep(b"/found", (1, FOUND))
         turns.answers.keep_absent(b"/absent")
         made(writer)
         turns.end_turn()
@@ -147,7 +150,7 @@ def test_what_was_kept_in_the_turn_of_a_change_goes_with_the_next(database: Path
     with closing(Turns(copy)) as turns, closing(connect(copy)) as writer:
         assert not turns.has(b"/found")
         change("UPDATE path SET hidden_at = 1")(writer)
-        turns.answers.keep(b"/found", 1, FOUND)
+        turns.answers.keep(b"/found", (1, FOUND))
         turns.end_turn()
         assert not turns.has(b"/found")
 
@@ -167,20 +170,29 @@ def test_those_that_were_not_used_for_longest_make_room(database: Path) -> None:
     with closing(Turns(database, max_bytes=5_000)) as turns:
         assert not turns.has(b"/0")
         for number in range(3):
-            turns.answers.keep(b"/%d" % number, number, FOUND)
+            turns.answers.keep(b"/%d" % number, (number, FOUND))
         assert turns.has(b"/0")
-        turns.answers.keep(b"/3", 3, FOUND)
+        turns.answers.keep(b"/3", (3, FOUND))
         assert [turns.has(b"/%d" % number) for number in range(4)] == [True, False, True, True]
         for _ in range(10):
-            turns.answers.keep(b"/3", 3, FOUND)  # the same again takes no more room
+            turns.answers.keep(b"/3", (3, FOUND))  # the same again takes no more room
         assert turns.has(b"/2")
 
 
 def test_an_answer_that_is_too_large_is_not_kept(database: Path) -> None:
     with closing(Turns(database, max_bytes=1_000)) as turns:
         assert not turns.has(b"/0")
-        turns.answers.keep(b"/0", 0, FOUND)
+        turns.answers.keep(b"/0", (0, FOUND))
         assert not turns.has(b"/0")
+
+
+def test_nars_have_room_of_their_own(turns: Turns) -> None:
+    row = NarRow(1, 1, 60_000, bytes(32), 1, None)
+    for number in range(3):
+        assert turns.answers.find(b"/nar/%d" % number) is None
+        turns.answers.keep_nar(b"/nar/%d" % number, (row, bytes(40_000), Head(200)))
+    assert [turns.answers.find_nar(b"/nar/%d" % number) is None for number in range(3)] == [True, False, False]
+    assert turns.has(b"/found")
 
 
 def test_absent_paths_are_forgotten_when_they_are_too_many(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
