@@ -278,6 +278,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
                 logins=logins,
                 draw=secrets.token_bytes,
                 tokens=parts.tokens,
+                pins=parts.pins,
                 clock=clock,
                 public_url=settings.url,
                 version=parts.parameters.version,

@@ -340,6 +340,23 @@ RULES: Final[dict[str, Rule]] = {
         Need.ADMIN_OF_NAME, "/ui/tokens", b"description=x&permissions=pull&cache_pattern={cache}&days=7", is_page=True
     ),
     "POST /ui/tokens/{token_id}/revoke": Rule(Need.OWN_TOKEN, "/ui/tokens/{token}/revoke", b"", is_page=True),
+    **_pages(
+        ("/ui/caches/{cache}/pins", Permission.PULL, "/ui/caches/{cache}/pins"),
+        ("/ui/caches/{cache}/pins/{pin}", Permission.PULL, "/ui/caches/{cache}/pins/kept"),
+        ("/ui/caches/{cache}/new-pin", Permission.PIN, "/ui/caches/{cache}/new-pin"),
+        ("/ui/caches/{cache}/pins/{pin}/change", Permission.PIN, "/ui/caches/{cache}/pins/kept/change"),
+        ("/ui/caches/{cache}/pins/{pin}/unpin", Permission.PIN, "/ui/caches/{cache}/pins/kept/unpin"),
+    ),
+    "POST /ui/caches/{cache}/pins": Rule(
+        Permission.PIN,
+        "/ui/caches/{cache}/pins",
+        f"name=kept&seen=1&store_path={HELLO}&keep=all&artifacts=bin".encode(),
+        granted=303,
+        is_page=True,
+    ),
+    "POST /ui/caches/{cache}/pins/{pin}/unpin": Rule(
+        Permission.PIN, "/ui/caches/{cache}/pins/passing/unpin", b"", granted=303, undo=("put pin",), is_page=True
+    ),
     "POST /login": Rule(Need.A_SECRET, "/login", b"token=ice_x", is_page=True),
     "POST /logout": Rule(Need.A_TOKEN, "/logout", b"", granted=303, undo=("log in",), is_page=True),
     # The binary cache

@@ -132,6 +132,26 @@ async def test_pinning_the_same_path_again_changes_only_rule_and_artifacts(pins:
     assert await put(pins, cache, APP, "bin/", "secret", keep_revisions=4) == again
 
 
+async def test_pin_that_is_not_as_it_was_seen_is_left_alone(pins: Pins, cache: CacheRow) -> None:
+    request = PinPut(store_path=APP)
+    for seen, name in ((1, "app"), (7, "app")):
+        with pytest.raises(Conflict, match="was removed meanwhile"):
+            await pins.put_pin(cache, name, request, TESTER, seen=seen)
+    await pins.put_pin(cache, "app", request, TESTER, seen=0)
+    await put(pins, cache, APP2)
+    for seen in (0, 1, 3):
+        with pytest.raises(Conflict, match="by now, revision 2"):
+            await pins.put_pin(cache, "app", request, TESTER, seen=seen)
+    assert (await pins.put_pin(cache, "app", request, TESTER, seen=2)).pin.newest.number == 3
+
+
+async def test_pins_are_listed_in_pages(pins: Pins, cache: CacheRow) -> None:
+    for name in ("b", "a", "c"):
+        await put(pins, cache, APP, name=name)
+    assert [pin.name for pin in await pins.page_pins(cache, limit=2)] == ["a", "b"]
+    assert [pin.name for pin in await pins.page_pins(cache, after="b", limit=2)] == ["c"]
+
+
 async def test_revisions_beyond_the_number_are_forgotten(pins: Pins, cache: CacheRow) -> None:
     for store_path in (APP, APP2, APP, APP2):
         await put(pins, cache, store_path, keep_revisions=2)

@@ -190,11 +190,9 @@ async def run_unpin(options: NameOptions, services: Services, printer: Printer) 
 
 
 def _rule(pin: "PinView") -> str:
-    if pin.keep_days is not None:
-        return f"{pin.keep_days} day{'' if pin.keep_days == 1 else 's'}"
-    if pin.keep_revisions is not None:
-        return "the last revision" if pin.keep_revisions == 1 else f"the last {pin.keep_revisions} revisions"
-    return "all revisions"
+    from icehouse.rules.pins import describe_keep
+
+    return describe_keep(days=pin.keep_days, revisions=pin.keep_revisions)
 
 
 def _path(revision: "RevisionView") -> str:

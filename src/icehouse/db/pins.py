@@ -61,6 +61,12 @@ def list_pins(connection: Connection, cache_id: int) -> tuple[PinRow, ...]:
     return tuple(_pin_row(row) for row in connection.execute(_select_pins(cache_id).order_by(pin.c.name)))
 
 
+def page_pins(connection: Connection, cache_id: int, *, after: str, limit: int) -> tuple[PinRow, ...]:
+    """The next pins of a cache behind that name, by name."""
+    wanted = _select_pins(cache_id).where(pin.c.name > after).order_by(pin.c.name).limit(limit)
+    return tuple(_pin_row(row) for row in connection.execute(wanted))
+
+
 def load_pins(connection: Connection, cache_id: int) -> tuple[Pin, ...]:
     """All pins of a cache with all their revisions, by name."""
     rows = connection.execute(

@@ -149,6 +149,15 @@ def make_keep(*, days: int | None, revisions: int | None, forever: bool) -> Keep
     return Keep(days, revisions)
 
 
+def describe_keep(*, days: int | None, revisions: int | None) -> str:
+    """What a pin keeps, for people."""
+    if days is not None:
+        return f"{days} day{'' if days == 1 else 's'}"
+    if revisions is not None:
+        return "the last revision" if revisions == 1 else f"the last {revisions} revisions"
+    return "all revisions"
+
+
 def parse_artifacts(texts: Sequence[str]) -> tuple[str, ...]:
     """Read paths inside a store path, each of files or folders that are to be had by the name of a pin.
 

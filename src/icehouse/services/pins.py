@@ -25,6 +25,7 @@ from icehouse.db.pins import (
     insert_revision,
     list_pins,
     load_revisions,
+    page_pins,
     page_revisions,
     set_artifacts,
     set_keep,
@@ -87,15 +88,19 @@ class Pins:
         self._contents = contents
         self._clock = clock
 
-    async def put_pin(self, cache: CacheRow, name: str, request: PinPut, actor: Actor) -> PinAnswer:
+    async def put_pin(
+        self, cache: CacheRow, name: str, request: PinPut, actor: Actor, *, seen: int | None = None
+    ) -> PinAnswer:
         """Put a pin on a visible path; if it was on another, that makes the next revision. Repeating changes nothing.
+
+        With *seen* only if that is the number of the pin's newest revision; 0: if there is no such pin.
 
         Raises:
             InvalidFormat: the name, the path, an artifact or the rule is malformed.
             TooLarge: too many artifacts, or a closure of more than `MAX_CLOSURE_PATHS`.
             NotFound: the path was never pushed, or lacks an artifact.
-            Conflict: the path is in the trash or its closure is not whole; there are too many pins; or the path changed
-                meanwhile.
+            Conflict: the path is in the trash or its closure is not whole; there are too many pins; the path changed
+                meanwhile; or the pin is at another revision than *seen*.
             StorageError: its NAR, which has the artifacts, cannot be read.
         """
         parse_pin_name(name)
@@ -104,12 +109,17 @@ class Pins:
         await self._check_closure(cache, path.store_path)
         await self._check_artifacts(cache, path.store_path, wish.artifacts)
         return await self._database.write(
-            partial(self._put, cache=cache, name=name, wish=wish, checked=path, actor=actor)
+            partial(self._put, cache=cache, name=name, wish=wish, checked=path, actor=actor, seen=seen)
         )
 
     async def list_pins(self, cache: CacheRow) -> list[PinView]:
         """All pins of the cache, by name."""
         rows = await self._database.read(partial(list_pins, cache_id=cache.id))
+        return [_view(cache, row) for row in rows]
+
+    async def page_pins(self, cache: CacheRow, *, after: str = "", limit: int) -> list[PinView]:
+        """The next pins of the cache behind the name *after*, by name."""
+        rows = await self._database.read(partial(page_pins, cache_id=cache.id, after=after, limit=limit))
         return [_view(cache, row) for row in rows]
 
     async def show_pin(self, cache: CacheRow, name: str, *, before: int | None = None) -> PinDetails:
@@ -191,7 +201,15 @@ class Pins:
             raise NotFound("; ".join(faults))
 
     def _put(
-        self, connection: Connection, *, cache: CacheRow, name: str, wish: _Wish, checked: PathRow, actor: Actor
+        self,
+        connection: Connection,
+        *,
+        cache: CacheRow,
+        name: str,
+        wish: _Wish,
+        checked: PathRow,
+        actor: Actor,
+        seen: int | None,
     ) -> PinAnswer:
         # Meanwhile the path may have been hidden, and even pushed again with other contents.
         path = _get_path(connection, cache=cache, wish=wish)
@@ -199,6 +217,8 @@ class Pins:
             raise Conflict(f"{path.store_path} was replaced by another build meanwhile; repeat the request")
         now = self._clock()
         row = find_pin(connection, cache.id, name)
+        if seen is not None and seen != (0 if row is None else row.newest.revision.number):
+            raise Conflict(_outdated(name, row))
         plan = plan_pin(None if row is None else _load_history(connection, row, wish.keep), path.id, wish.keep, now=now)
         if row is None:
             pin_id = _insert_pin(connection, cache, name, plan.keep, now=now)
@@ -297,6 +317,12 @@ def _get_pin(connection: Connection, *, cache: CacheRow, name: str) -> PinRow:
 
 def _no_such_pin(cache: CacheRow, name: str) -> NotFound:
     return NotFound(f"cache {cache.name!r} has no pin {excerpt(name)}")
+
+
+def _outdated(name: str, row: PinRow | None) -> str:
+    if row is None:
+        return f"pin {name!r} was removed meanwhile"
+    return f"pin {name!r} stands for {row.newest.store_path} by now, revision {row.newest.revision.number}"
 
 
 def _load_history(connection: Connection, row: PinRow, keep: Keep | None) -> Pin:

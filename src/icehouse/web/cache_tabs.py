@@ -35,7 +35,10 @@ class CacheHead:
 CACHE_PATH: Final = "/ui/caches/{cache:str}"
 """Where the pages about a cache lie, as a route; only the first one has the substituter's own address."""
 
-_TABS: Final[Sequence[tuple[str, str, Permission]]] = (("Use", "/{cache}", Permission.PULL),)
+_TABS: Final[Sequence[tuple[str, str, Permission]]] = (
+    ("Use", "/{cache}", Permission.PULL),
+    ("Pins", "/ui/caches/{cache}/pins", Permission.PULL),
+)
 """The text, the path and what the page needs, in the order of the tabs."""
 
 
@@ -43,11 +46,12 @@ def make_head(visit: Visit, entry: Entry, tab: str) -> CacheHead:
     """The head of a page that belongs to the tab with the text *tab*."""
     name = entry.cache.name
     paths = {text: path.format(cache=name) for text, path, _ in _TABS}
-    tabs = [Tab(text, paths[text]) for text, _, needed in _TABS if _may(visit, entry, needed)]
+    tabs = [Tab(text, paths[text]) for text, _, needed in _TABS if may(visit, entry, needed)]
     return CacheHead(name, entry.cache.is_public, tabs, paths[tab])
 
 
-def _may(visit: Visit, entry: Entry, needed: Permission) -> bool:
+def may(visit: Visit, entry: Entry, needed: Permission) -> bool:
+    """Whether the visitor may do that to the cache."""
     try:
         check_access(visit.grant, needed, entry.cache.name, is_public=entry.cache.is_public)
     except (Denied, Unauthenticated):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from icehouse.errors import IcehouseError
 from icehouse.services.access import Access
 from icehouse.services.caches import Caches
+from icehouse.services.pins import Pins
 from icehouse.services.provider_logins import ProviderLogins
 from icehouse.services.sessions import Sessions
 from icehouse.services.tokens import Tokens
@@ -23,6 +24,7 @@ class WebParts:
     logins: ProviderLogins | None
     """`None`: people log in with tokens."""
     tokens: Tokens
+    pins: Pins
     public_url: str
     """The address under which people reach the server, without a slash at the end."""
     version: str
