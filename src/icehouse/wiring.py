@@ -67,6 +67,7 @@ from icehouse.services.nar_uploads import NarUploads
 from icehouse.services.narinfo_uploads import NarinfoUploads
 from icehouse.services.nars import MAX_NARS, NarRegistry
 from icehouse.services.packs import MAX_IDENTITIES, PackReceiver
+from icehouse.services.paths import Paths
 from icehouse.services.pins import Pins
 from icehouse.services.promote import Promotions
 from icehouse.services.provider_logins import Provider, ProviderLogins
@@ -249,6 +250,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             pins=Pins(database, contents, clock=clock),
             collections=collections,
             trash=Trash(database, clock, note_use=access_times.note),
+            paths=Paths(database, access_database, access_times, clock=clock),
             audit=Audit(database),
             logs=Logs(database, blobs, workers, clock),
             realisations=Realisations(database, clock),
@@ -278,6 +280,9 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
                 logins=logins,
                 draw=secrets.token_bytes,
                 tokens=parts.tokens,
+                paths=parts.paths,
+                logs=parts.logs,
+                contents=contents,
                 pins=parts.pins,
                 clock=clock,
                 public_url=settings.url,

@@ -23,6 +23,11 @@ DATABASES = pytest.mark.parametrize(
 )
 
 
+def is_known_table(name: str | None, kind: str, _: object) -> bool:
+    """Whether the schema has it as a table, which those of FTS5 are not; their SQL is compared all the same."""
+    return kind != "table" or name is None or not name.startswith(("path_name", "path_link"))
+
+
 def tables_of(path: Path) -> dict[str, str]:
     with closing(sqlite3.connect(path)) as raw:
         rows = raw.execute(
@@ -39,7 +44,8 @@ def test_migrations_lead_to_the_schema(
     prepare(tmp_path / "a.db")
     engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'a.db'}")
     with engine.connect() as connection:
-        differences = compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata)
+        options = {"compare_type": True, "include_name": is_known_table}
+        differences = compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
     engine.dispose()
     assert differences == []
 

@@ -22,6 +22,14 @@ from icehouse.db.collection import (
 from icehouse.db.engine import Database
 from icehouse.db.keys import page_signed_paths
 from icehouse.db.migrate import prepare_database
+from icehouse.db.path_search import (
+    find_by_reference,
+    find_by_words,
+    load_facts,
+    page_by_hash,
+    page_newest,
+    page_published,
+)
 from icehouse.db.serving import load_served_chunks
 from icehouse.db.trash import search_referrers
 from icehouse.db.verification import find_packs_of_chunks, page_of_links, page_of_nars, page_of_path_facts
@@ -94,3 +102,27 @@ def test_the_chunks_of_a_nar_are_read_by_their_numbers(path: Path) -> None:
         connection.set_trace_callback(None)
         steps = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {asked[0]}")]
     assert steps[0] == "SEARCH chunk USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"
+
+
+FINDS: dict[str, Read] = {
+    "newest": lambda db, cache: page_newest(db, cache.id, before=(5, 5), limit=9),
+    "words": lambda db, cache: find_by_words(db, cache.id, ["openssl"], before=5, limit=9),
+    "references": lambda db, cache: find_by_reference(db, cache.id, parse_hash_part("0" * 32), before=5, limit=9),
+    "published": lambda db, cache: page_published(db, cache.id, [1], before=5, limit=9),
+    "hash": lambda db, cache: page_by_hash(db, cache.id, "abcd", limit=9),
+    "facts": lambda db, cache: load_facts(db, cache.id, [1, 2]),
+}
+"""What finds a page of paths."""
+
+
+@pytest.mark.parametrize("name", FINDS)
+def test_page_is_read_in_its_order_and_no_further(database: Database, name: str) -> None:
+    def explain(connection: Connection) -> list[str]:
+        cache = add_cache(connection, "main")
+        steps = steps_of(connection, lambda: FINDS[name](connection, cache))
+        connection.rollback()
+        return steps
+
+    steps = database.write_now(explain)
+    assert not [step for step in steps if "SCAN" in step and "VIRTUAL TABLE" not in step], steps
+    assert not [step for step in steps if "TEMP B-TREE" in step], steps

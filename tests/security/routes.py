@@ -252,6 +252,10 @@ RULES: Final[dict[str, Rule]] = {
     "POST /api/v1/caches/{cache_name}/paths/{hash_part}/restore": Rule(
         Permission.DELETE, f"{_CACHE}/paths/{_PART}/restore"
     ),
+    "GET /api/v1/caches/{cache_name}/paths/{hash_part}/referrers": Rule(
+        Permission.PULL, f"{_CACHE}/paths/{_PART}/referrers"
+    ),
+    "GET /api/v1/caches/{cache_name}/search": Rule(Permission.PULL, f"{_CACHE}/search"),
     "GET /api/v1/caches/{cache_name}/why/{hash_part}": Rule(Permission.PULL, f"{_CACHE}/why/{_PART}"),
     # Publishing
     "POST /api/v1/caches/{cache_name}/missing": Rule(Permission.PULL, f"{_CACHE}/missing", _json(hash_parts=[_PART])),
@@ -334,6 +338,16 @@ RULES: Final[dict[str, Rule]] = {
         ("/login/provider", Need.NOTHING, "/login/provider"),
         ("/login/callback", Need.NOTHING, "/login/callback?code=x&state=y"),
         granted={"/login/provider": 503, "/login/callback": 400},  # the provider does not answer
+    ),
+    **_pages(
+        ("/ui/caches/{cache}/paths", Permission.PULL, "/ui/caches/{cache}/paths"),
+        ("/ui/caches/{cache}/paths/{hash_part}", Permission.PULL, f"/ui/caches/{{cache}}/paths/{_PART}"),
+        (
+            "/ui/caches/{cache}/paths/{hash_part}/referrers",
+            Permission.PULL,
+            f"/ui/caches/{{cache}}/paths/{_PART}/referrers",
+        ),
+        ("/ui/caches/{cache}/paths/{hash_part}/why", Permission.PULL, f"/ui/caches/{{cache}}/paths/{_PART}/why"),
     ),
     **_pages(("/ui/tokens", Need.A_TOKEN, "/ui/tokens"), ("/ui/tokens/new", Need.ADMIN_SOMEWHERE, "/ui/tokens/new")),
     "POST /ui/tokens": Rule(

@@ -23,9 +23,8 @@ from icehouse.rules.audit import Actor
 from icehouse.rules.pins import KEEP_ALL, Revision
 from icehouse.rules.quotas import CacheSettings
 from icehouse.rules.verification import UNREADABLE
-from icehouse.services import serve
 from icehouse.services.collect import Collector
-from icehouse.services.serve import explain_path
+from icehouse.services.serve import MAX_SEARCHED, explain_path
 from icehouse.services.trash import Trash
 from tests.services.publishing import KEY, NOW, TESTER, Store, cut, identity_of, nar_of, path_body
 
@@ -60,8 +59,9 @@ class World:
     async def restore(self, base_name: str) -> list[str]:
         return (await self.trash.restore(self.cache, part(base_name), TESTER)).restored
 
-    async def why(self, base_name: str) -> WhyAnswer:
-        return await explain_path(self.store.database, self.cache, part(base_name), now=self.store.now)
+    async def why(self, base_name: str, *, max_searched: int = MAX_SEARCHED) -> WhyAnswer:
+        database, now = self.store.database, self.store.now
+        return await explain_path(database, self.cache, part(base_name), now=now, max_searched=max_searched)
 
     async def id_of(self, base_name: str) -> int:
         found = await self.store.database.read(
@@ -196,23 +196,21 @@ async def test_why_tells_the_pin_and_the_chain_that_keep_a_path(world: World) ->
     assert (other.kept_by, other.is_every_pin_searched, other.since) == (None, True, NOW)
 
 
-async def test_why_says_when_pins_keep_too_many_paths_to_look_at(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_why_says_when_pins_keep_too_many_paths_to_look_at(world: World) -> None:
     await world.pin("release", TOOL)
-    monkeypatch.setattr(serve, "_MAX_SEARCHED", 1)
-    assert (await world.why(APP)).kept_by is not None, "the first level is enough"
-    answer = await world.why(LIB)
+    assert (await world.why(APP, max_searched=1)).kept_by is not None, "the first level is enough"
+    answer = await world.why(LIB, max_searched=1)
     assert (answer.kept_by, answer.is_every_pin_searched) == (None, False)
     assert "is not known" in answer.explanation
 
 
 async def test_why_looks_at_nothing_that_was_there_before_the_path(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World,
 ) -> None:
     await world.pin("release", TOOL)
     new = "g" * 32 + "-new"
     await world.store.push(world.cache, (new, nar_of(b"new"), [LIB]))
-    monkeypatch.setattr(serve, "_MAX_SEARCHED", 1)
-    answer = await world.why(new)
+    answer = await world.why(new, max_searched=1)
     assert (answer.kept_by, answer.is_every_pin_searched) == (None, True)
 
 

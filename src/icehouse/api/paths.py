@@ -17,6 +17,17 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     """Where it came from. Told to who has `admin` on the cache."""
 
 
+class SignatureCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of looking at a signature."""
+
+    key: str
+    """Its name."""
+    verdict: Literal["valid", "wrong", "unknown-key"]
+    """`unknown-key`: neither the cache nor an upstream of it has a key of that name, so nobody here can tell."""
+    whose: Literal["cache", "upstream"] | None
+    """Whose key it was checked with."""
+
+
 class PathView(msgspec.Struct, frozen=True, kw_only=True):
     """Body of ``GET …/paths/{hash part}``."""
 
@@ -37,6 +48,10 @@ class PathView(msgspec.Struct, frozen=True, kw_only=True):
     """Description of the token that published it."""
     provenance: Provenance | None = None
     """Null: it was published before this was kept, or the database was rebuilt since."""
+    signature_checks: list[SignatureCheck] = []
+    """In the order of the signatures."""
+    last_used_at: int | None = None
+    """When it was last pulled, pushed or asked for; null: not since that is noted."""
 
 
 class KeptBy(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +103,16 @@ class PathSummary(msgspec.Struct, frozen=True, kw_only=True):
     hidden_because: str | None
     restorable_until: int | None
     """Of a hidden path: when the next collection may purge it."""
+    published_by: str | None = None
+    """Description of the token that pushed it."""
+
+
+class FoundPaths(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of ``GET …/search`` and ``GET …/paths/{hash part}/referrers``: the newest first, at most 100."""
+
+    paths: list[PathSummary]
+    before: str | None
+    """What `before` is to be set to for the next ones, even if there are few or none here; null: there are no more."""
 
 
 class PathsPage(msgspec.Struct, frozen=True, kw_only=True):

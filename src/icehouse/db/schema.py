@@ -283,7 +283,7 @@ path = Table(
     Column("signatures", Text, nullable=False, doc="`name:base64`, joined by spaces; ours first"),
     Column("created_at", Integer, nullable=False),
     Column("hidden_at", Integer, doc="null: visible"),
-    Column("published_by", Integer, ForeignKey("token.id"), index=True),
+    Column("published_by", Integer, ForeignKey("token.id")),
     Column("hidden_because", Text, doc="the rule that hid it, for people; null: visible"),
     Column("generation", Integer, nullable=False, server_default="0", doc="the cache's when it became visible"),
     Column("published_from", Text, doc="the address; null: not known"),
@@ -291,7 +291,41 @@ path = Table(
     UniqueConstraint("cache_id", "hash_part"),
     Index("path_by_nar", "nar_id", "cache_id"),
     Index("path_by_generation", "cache_id", "generation"),
+    Index("path_by_publisher", "published_by", "cache_id"),
 )
+
+_NAME_ROW = """
+    {row}.id, '-' || {row}.name || '-', char(19968 + (({row}.cache_id >> 24) & 4095),
+    19968 + (({row}.cache_id >> 12) & 4095), 19968 + ({row}.cache_id & 4095))
+"""
+# A list of words without letters that JSON quotes. Twelve of a hash part's letters are 60 bits: who finds by them
+# looks at the row too.
+_LINK_ROW = """
+    {row}.id, 'c' || {row}.cache_id || coalesce((SELECT group_concat(' ' || substr(value, 1, 12), '') FROM
+    json_each('["' || replace({row}."references", ' ', '","') || '"]')), '')
+"""
+_SEARCHED = {
+    "path_name": ("name, cache", "trigram", _NAME_ROW, "name"),
+    "path_link": ("words", "ascii", _LINK_ROW, '"references"'),
+}
+"""Indexes of SQLite's FTS5, written by triggers alone, whose rowid is the path's id.
+
+`path_name` has each three letters of a name between dashes, and the cache's number as three letters that no name has.
+`path_link` has the beginnings of the hash parts that a path refers to, and `c` with the cache's number.
+"""
+
+for _table, (_columns, _tokenizer, _row, _column) in _SEARCHED.items():
+    _put = f"INSERT INTO {_table} (rowid, {_columns}) SELECT {_row.format(row='NEW')}"
+    _take = f"INSERT INTO {_table} ({_table}, rowid, {_columns}) SELECT 'delete', {_row.format(row='OLD')}"
+    _options = f"content='', detail=none, columnsize=0, tokenize='{_tokenizer}'"
+    _update = f"AFTER UPDATE OF {_column} ON path WHEN OLD.{_column} <> NEW.{_column}"
+    for _statement in (
+        f"CREATE VIRTUAL TABLE {_table} USING fts5({_columns}, {_options})",
+        f"CREATE TRIGGER {_table}_insert AFTER INSERT ON path BEGIN {_put}; END",
+        f"CREATE TRIGGER {_table}_update {_update} BEGIN {_take}; {_put}; END",
+        f"CREATE TRIGGER {_table}_delete AFTER DELETE ON path BEGIN {_take}; END",
+    ):
+        event.listen(path, "after_create", DDL(" ".join(_statement.split())).execute_if(dialect="sqlite"))
 
 purged_path = Table(
     "purged_path",

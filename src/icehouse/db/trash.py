@@ -58,8 +58,8 @@ class WaitingFacts:
 
 def find_facts(connection: Connection, cache_id: int, hash_part: HashPart) -> PathFacts | None:
     """A path of the cache, visible or hidden."""
-    row = connection.execute(_select_facts().where(path.c.cache_id == cache_id, path.c.hash_part == hash_part)).first()
-    return None if row is None else _facts(row)
+    row = connection.execute(select_facts().where(path.c.cache_id == cache_id, path.c.hash_part == hash_part)).first()
+    return None if row is None else read_facts(row)
 
 
 def find_purged(connection: Connection, cache_id: int, hash_part: HashPart) -> PurgedFacts | None:
@@ -81,12 +81,12 @@ def page_facts(
     """The next visible, or hidden, paths of the cache after that hash part, by hash part."""
     is_wanted = path.c.hidden_at.is_not(None) if is_hidden else path.c.hidden_at.is_(None)
     rows = connection.execute(
-        _select_facts()
+        select_facts()
         .where(path.c.cache_id == cache_id, path.c.hash_part > after, is_wanted)
         .order_by(path.c.hash_part)
         .limit(limit)
     )
-    return [_facts(row) for row in rows]
+    return [read_facts(row) for row in rows]
 
 
 def find_waiting_facts(connection: Connection, cache_id: int, hash_part: HashPart) -> WaitingFacts | None:
@@ -145,7 +145,8 @@ def find_visible_names(connection: Connection, cache_id: int, path_ids: Collecti
     return found
 
 
-def _select_facts() -> Any:  # noqa: ANN401  the type of a statement with ten columns says less than they do
+def select_facts() -> Any:  # noqa: ANN401  the type of a statement with ten columns says less than they do
+    """What `PathFacts` are made of."""
     return select(
         path.c.id,
         path.c.hash_part,
@@ -159,7 +160,8 @@ def _select_facts() -> Any:  # noqa: ANN401  the type of a statement with ten co
     ).outerjoin(token, token.c.id == path.c.published_by)
 
 
-def _facts(row: Row[Any]) -> PathFacts:
+def read_facts(row: Row[Any]) -> PathFacts:
+    """A row of that statement."""
     return PathFacts(
         id=row.id,
         store_path=StorePath(row.hash_part, row.name),

@@ -62,6 +62,8 @@ ROUTES = (
     cache_routes.restore_path,
     cache_routes.delete_path,
     cache_routes.explain_one_path,
+    cache_routes.list_referrers,
+    cache_routes.search_paths,
     publish_routes.find_missing,
     publish_routes.find_missing_chunks,
     publish_routes.receive_pack,

@@ -8,17 +8,21 @@ from litestar import delete, get, patch, post
 from litestar.params import QueryParameter
 
 from icehouse.api.caches import CacheConfigure, CacheCreate, CacheSize, CacheView
-from icehouse.api.paths import DeleteAnswer, PathsPage, PathView, RestoreAnswer, WhyAnswer
+from icehouse.api.paths import DeleteAnswer, FoundPaths, PathsPage, PathView, RestoreAnswer, WhyAnswer
 from icehouse.http.parts import ServerParts
 from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
 from icehouse.nix.store_paths import parse_hash_part
 from icehouse.rules.access import Permission, allows
 from icehouse.rules.audit import Origin
 from icehouse.services.caches import permission_to_configure
-from icehouse.services.serve import explain_path, show_path
 
 After = Annotated[str | None, QueryParameter(description="Only paths after this hash part.")]
 IsTrash = Annotated[bool, QueryParameter(description="Those in the trash, instead of those that are visible.")]
+Before = Annotated[str | None, QueryParameter(description="That of the page before, for the next one.")]
+SearchText = Annotated[
+    str, QueryParameter(description="Words that the name has, or parts of them; a hash part or its beginning; a path.")
+]
+Publisher = Annotated[str, QueryParameter(description="What the description of the token has that pushed it.")]
 WithReferrers = Annotated[bool, QueryParameter(description="Delete all that reaches it too, instead of refusing.")]
 
 
@@ -115,11 +119,36 @@ async def show_one_path(cache_name: str, hash_part: str, parts: ServerParts, cre
     """A visible path. The address that it was published from is told to who has `admin`."""
     entry = await parts.access.enter(cache_name, Permission.PULL, credential)
     with_address = allows(entry.grant, Permission.ADMIN, cache_name)
-    return await show_path(parts.database, entry.cache, parse_hash_part(hash_part), with_address=with_address)
+    return await parts.paths.show(entry.cache, parse_hash_part(hash_part), with_address=with_address)
+
+
+@get("/api/v1/caches/{cache_name:str}/paths/{hash_part:str}/referrers", tags=["caches"])
+async def list_referrers(
+    cache_name: str, hash_part: str, parts: ServerParts, credential: Credential, before: Before = None
+) -> FoundPaths:
+    """What refers to a path, the newest first. Those in the trash are told to who has `delete`."""
+    entry = await parts.access.enter(cache_name, Permission.PULL, credential)
+    part, with_hidden = parse_hash_part(hash_part), allows(entry.grant, Permission.DELETE, cache_name)
+    return await parts.paths.list_referrers(entry.cache, part, before=before, with_hidden=with_hidden)
+
+
+@get("/api/v1/caches/{cache_name:str}/search", tags=["caches"])
+async def search_paths(
+    cache_name: str,
+    parts: ServerParts,
+    credential: Credential,
+    text: SearchText = "",
+    by: Publisher = "",
+    before: Before = None,
+) -> FoundPaths:
+    """Find paths, the newest first. Those in the trash are told to who has `delete`."""
+    entry = await parts.access.enter(cache_name, Permission.PULL, credential)
+    with_hidden = allows(entry.grant, Permission.DELETE, cache_name)
+    return await parts.paths.search(entry.cache, text, by=by, before=before, with_hidden=with_hidden)
 
 
 @get("/api/v1/caches/{cache_name:str}/why/{hash_part:str}", tags=["caches"])
 async def explain_one_path(cache_name: str, hash_part: str, parts: ServerParts, credential: Credential) -> WhyAnswer:
     """Whether the cache has a path, and why: who pushed it, which pin keeps it, what hid it, what it waits for."""
     entry = await parts.access.enter(cache_name, Permission.PULL, credential)
-    return await explain_path(parts.database, entry.cache, parse_hash_part(hash_part), now=parts.clock())
+    return await parts.paths.explain(entry.cache, parse_hash_part(hash_part))

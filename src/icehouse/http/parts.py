@@ -23,6 +23,7 @@ from icehouse.services.nar_uploads import NarUploads
 from icehouse.services.narinfo_uploads import NarinfoUploads
 from icehouse.services.nars import NarRegistry
 from icehouse.services.packs import PackReceiver
+from icehouse.services.paths import Paths
 from icehouse.services.pins import Pins
 from icehouse.services.promote import Promotions
 from icehouse.services.publish import Publisher
@@ -66,6 +67,7 @@ class ServerParts:
     pins: Pins
     collections: Collections
     trash: Trash
+    paths: Paths
     audit: Audit
     logs: Logs
     realisations: Realisations

@@ -32,6 +32,10 @@ class AccessTimes:
             uses[path_id] = uses.get(path_id, 0) + 1
             self._last_used_at[path_id] = now
 
+    def last_use(self, path_id: int) -> int | None:
+        """When a path was last used, of what is not written yet."""
+        return self._last_used_at.get(path_id)
+
     async def flush(self) -> None:
         """Write what was noted. What could not be written is kept for the next time; a batch may be counted twice then.
 

@@ -94,6 +94,12 @@ class Logs:
 
         await self._database.write(keep)
 
+    async def has_log(self, cache: CacheRow, deriver: str | None) -> bool:
+        """Whether there is a log of the derivation with this base name."""
+        if deriver is None:
+            return False
+        return await self._database.read(partial(find_log, cache_id=cache.id, derivation=deriver)) is not None
+
     async def open_log(self, cache: CacheRow, derivation: StorePath) -> StoredLog:
         """The log of a derivation.
 

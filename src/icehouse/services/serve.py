@@ -35,7 +35,9 @@ from icehouse.rules.pins import kept_revisions
 from icehouse.rules.revocation import REVOCATION
 from icehouse.rules.verification import DAMAGED
 
-_MAX_SEARCHED: Final = 4_000  # paths that pins keep, each of which takes 14 to 20 µs in a cache of a million
+MAX_SEARCHED: Final = 4_000
+"""Paths that pins keep, each of which takes 14 to 20 µs in a cache of a million."""
+
 _SEARCHED_AT_ONCE: Final = 1_000
 _NAMED: Final = 5  # of what a path waits for, in a sentence
 
@@ -51,9 +53,13 @@ async def show_path(
     return await database.read(partial(_show_path, cache=cache, hash_part=hash_part, with_address=with_address))
 
 
-async def explain_path(database: Database, cache: CacheRow, hash_part: HashPart, *, now: int) -> WhyAnswer:
+async def explain_path(
+    database: Database, cache: CacheRow, hash_part: HashPart, *, now: int, max_searched: int = MAX_SEARCHED
+) -> WhyAnswer:
     """Whether the cache has a path with that hash part, and why: who pushed it, what keeps it, what hid it."""
-    return await database.read(partial(_explain_path, cache=cache, hash_part=hash_part, now=now))
+    return await database.read(
+        partial(_explain_path, cache=cache, hash_part=hash_part, now=now, max_searched=max_searched)
+    )
 
 
 def _show_path(connection: Connection, *, cache: CacheRow, hash_part: HashPart, with_address: bool) -> PathView:
@@ -91,10 +97,12 @@ def _provenance(connection: Connection, token: TokenRow, row: PathRow, *, with_a
     )
 
 
-def _explain_path(connection: Connection, *, cache: CacheRow, hash_part: HashPart, now: int) -> WhyAnswer:
+def _explain_path(
+    connection: Connection, *, cache: CacheRow, hash_part: HashPart, now: int, max_searched: int
+) -> WhyAnswer:
     facts = find_facts(connection, cache.id, hash_part)
     if facts is not None and facts.hidden_at is None:
-        return _explain_visible(connection, cache, facts, now)
+        return _explain_visible(connection, cache, facts, now, max_searched)
     external = load_externals(connection, cache.id, [hash_part]).get(hash_part)
     if external is not None:
         return _explain_external(connection, cache, external)
@@ -117,15 +125,17 @@ def _explain_path(connection: Connection, *, cache: CacheRow, hash_part: HashPar
     )
 
 
-def _explain_visible(connection: Connection, cache: CacheRow, facts: PathFacts, now: int) -> WhyAnswer:
-    keeper, is_complete = _find_keeper(connection, cache, facts, now)
+def _explain_visible(
+    connection: Connection, cache: CacheRow, facts: PathFacts, now: int, max_searched: int
+) -> WhyAnswer:
+    keeper, is_complete = _find_keeper(connection, cache, facts, now, max_searched)
     if keeper is not None:
         kept = f"The pin {keeper.pin}, revision {keeper.revision}, keeps it"
         kept += f": {' -> '.join(keeper.chain)}." if len(keeper.chain) > 1 else "."
     elif is_complete:
         kept = "No pin keeps it."
     else:
-        kept = f"Whether a pin keeps it is not known: they keep more than {_MAX_SEARCHED} paths."
+        kept = f"Whether a pin keeps it is not known: they keep more than {max_searched} paths."
     return WhyAnswer(
         hash_part=facts.store_path.hash_part,
         state="visible",
@@ -228,7 +238,9 @@ def _explain_external(connection: Connection, cache: CacheRow, external: Externa
     )
 
 
-def _find_keeper(connection: Connection, cache: CacheRow, facts: PathFacts, now: int) -> tuple[KeptBy | None, bool]:
+def _find_keeper(
+    connection: Connection, cache: CacheRow, facts: PathFacts, now: int, max_searched: int
+) -> tuple[KeptBy | None, bool]:
     """A pin that keeps the path, by one of the shortest chains; and, if none was found, whether all were looked at.
 
     There is no index of referrers. So the way is down from all that is pinned, breadth first; but what became visible
@@ -253,7 +265,7 @@ def _find_keeper(connection: Connection, cache: CacheRow, facts: PathFacts, now:
         for start in range(0, len(level), _SEARCHED_AT_ONCE):
             some = level[start : start + _SEARCHED_AT_ONCE]
             searched += len(some)
-            if searched > _MAX_SEARCHED:
+            if searched > max_searched:
                 return None, False
             hash_parts = [HashPart(name[:HASH_PART_LENGTH]) for name in some]
             for links in find_links(connection, cache.id, hash_parts, since=facts.generation).values():

@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from icehouse.api.paths import DeleteAnswer, PathsPage, PathSummary, RestoreAnswer
+from icehouse.api.paths import DeleteAnswer, PathsPage, RestoreAnswer
 from icehouse.db.cache_settings import load_settings
 from icehouse.db.caches import CacheRow, get_cache, next_generation
 from icehouse.db.collection import hide, newer_paths, read_generation
@@ -33,6 +33,7 @@ from icehouse.rules.pins import kept_revisions
 from icehouse.rules.verification import plan_hiding
 from icehouse.services.audit import record
 from icehouse.services.demands import vouch_for_hidden
+from icehouse.services.paths import summarise
 
 PATHS_A_PAGE: Final = 1_000
 
@@ -67,7 +68,7 @@ class Trash:
             settings, _ = load_settings(connection, cache.id)
             page = partial(page_facts, connection, cache.id, after=after or "", is_hidden=is_trash)
             rows = page(limit=PATHS_A_PAGE + 1)
-            summaries = [_summary(row, settings.trash_seconds) for row in rows[:PATHS_A_PAGE]]
+            summaries = [summarise(row, settings.trash_seconds) for row in rows[:PATHS_A_PAGE]]
             return PathsPage(paths=summaries, has_more=len(rows) > PATHS_A_PAGE)
 
         return await self._database.read(work)
@@ -210,14 +211,3 @@ def _get_facts(connection: Connection, cache: CacheRow, hash_part: HashPart) -> 
     if row is None:
         raise NotFound(f"cache {cache.name!r} has no path {hash_part}, visible or in its trash")
     return row
-
-
-def _summary(row: PathFacts, trash_seconds: int) -> PathSummary:
-    return PathSummary(
-        store_path=row.store_path.base_name,
-        nar_size=row.nar_size,
-        created_at=row.created_at,
-        hidden_at=row.hidden_at,
-        hidden_because=row.hidden_because,
-        restorable_until=None if row.hidden_at is None else row.hidden_at + trash_seconds,
-    )

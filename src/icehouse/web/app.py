@@ -13,7 +13,7 @@ from litestar.params import FromPath
 
 from icehouse.errors import IcehouseError, NotFound, RateLimited, StorageError, Unauthenticated, Unavailable
 from icehouse.rules.sessions import parse_return
-from icehouse.web import cache_page, home_page, login_page, pin_pages, provider_page, token_pages
+from icehouse.web import cache_page, home_page, login_page, path_pages, pin_pages, provider_page, token_pages
 from icehouse.web.assets import SEGMENT, Assets
 from icehouse.web.error_page import ErrorPage
 from icehouse.web.forms import MAX_FORM_BYTES, Form, read_form
@@ -69,6 +69,10 @@ ROUTES: Final = (
     provider_page.begin_login,
     provider_page.finish_login,
     cache_page.show_cache,
+    path_pages.show_paths,
+    path_pages.show_path,
+    path_pages.show_referrers,
+    path_pages.show_why,
     pin_pages.show_pins,
     pin_pages.show_pin,
     pin_pages.show_new_pin,

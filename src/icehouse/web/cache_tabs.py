@@ -37,6 +37,7 @@ CACHE_PATH: Final = "/ui/caches/{cache:str}"
 
 _TABS: Final[Sequence[tuple[str, str, Permission]]] = (
     ("Use", "/{cache}", Permission.PULL),
+    ("Paths", "/ui/caches/{cache}/paths", Permission.PULL),
     ("Pins", "/ui/caches/{cache}/pins", Permission.PULL),
 )
 """The text, the path and what the page needs, in the order of the tabs."""

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from icehouse.errors import IcehouseError
 from icehouse.services.access import Access
 from icehouse.services.caches import Caches
+from icehouse.services.contents import Contents
+from icehouse.services.logs import Logs
+from icehouse.services.paths import Paths
 from icehouse.services.pins import Pins
 from icehouse.services.provider_logins import ProviderLogins
 from icehouse.services.sessions import Sessions
@@ -24,6 +27,9 @@ class WebParts:
     logins: ProviderLogins | None
     """`None`: people log in with tokens."""
     tokens: Tokens
+    paths: Paths
+    logs: Logs
+    contents: Contents
     pins: Pins
     public_url: str
     """The address under which people reach the server, without a slash at the end."""
