@@ -12,6 +12,7 @@ from bench.downloads import measure_downloads
 from bench.huge import measure_memory
 from bench.lifecycle import measure_lifecycle
 from bench.narinfos import measure_narinfos
+from bench.pages import measure_pages
 from bench.pulls import measure_pulls
 from bench.pushes import measure_pushes
 from bench.start_up import measure_start_up
@@ -26,11 +27,12 @@ _MEASUREMENTS: Mapping[str, Callable[[int], list[Row]]] = {
     "copy": measure_copies,
     "memory": measure_memory,
     "lifecycle": measure_lifecycle,
+    "pages": measure_pages,
     "start": measure_start_up,
     "builds": measure_builds,
 }
-_ONLY_BY_NAME = {"copy", "memory", "lifecycle", "builds"}  # They need up to 20 GB of disk, and minutes.
-_NEED_NO_CORPUS = {"lifecycle", "start", "builds"}
+_ONLY_BY_NAME = {"copy", "memory", "lifecycle", "pages", "builds"}  # They need up to 20 GB of disk, and minutes.
+_NEED_NO_CORPUS = {"lifecycle", "pages", "start", "builds"}
 
 
 def main() -> int:
