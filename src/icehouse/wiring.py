@@ -279,6 +279,9 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             WebParts(
                 access=access,
                 caches=parts.caches,
+                keys=parts.keys,
+                signing_passes=parts.signing_passes,
+                trust=parts.trust,
                 sessions=sessions,
                 logins=logins,
                 draw=secrets.token_bytes,

@@ -108,8 +108,8 @@ class Need(StrEnum):
     """Whether or not there is such a cache."""
     ADMIN_OF_TOKEN = "admin on the token's pattern"
     """The column is the token of a cache's user; it is absent where the cache is."""
-    OWN_TOKEN = "the token is the caller's own"
-    """The one in the path is nobody's, so every caller is told that there is none."""
+    OWN_TOKEN = "the token is the caller's own, or one that they administer"
+    """The one in the path is nobody's, so all but its administrators are told that there is none."""
     AN_IDENTITY = "a job's identity"
     """Credentials do not help, and the request's identity is not valid, so every caller is refused."""
     A_SECRET = "a token in the form"
@@ -153,13 +153,14 @@ def expected_status(rule: Rule, caller: Caller, cache: Cache) -> int:
         return rule.granted_status(cache)
     if caller.state is not State.VALID:
         return 401
+    is_admin = caller.permission is Permission.ADMIN
     if needs is Need.OWN_TOKEN:
-        return 404
+        is_theirs = is_admin and cache is not Cache.ABSENT and caller.reaches(cache)
+        return rule.granted_status(cache) if is_theirs else 404
     if isinstance(needs, Permission):
         if cache is Cache.ABSENT or not (cache is Cache.PUBLIC or caller.reaches(cache)):
             return 404
         return rule.granted_status(cache) if caller.has(needs, cache) else 403
-    is_admin = caller.permission is Permission.ADMIN
     if needs is Need.ADMIN_OF_TOKEN and is_admin and (cache is Cache.ABSENT or not caller.reaches(cache)):
         return 404
     is_allowed = {
@@ -221,6 +222,7 @@ def _pages(*rules: tuple[str, Permission | Need, str], granted: Mapping[str, int
 
 
 _CACHE: Final = "/api/v1/caches/{cache}"
+_ACCESS: Final = "/ui/caches/{cache}/access"
 _PART: Final = HELLO[:32]
 _KEY: Final = b'{"name": "{cache}.127.0.0.1-1"}'
 _NEW: Final = {Cache.PUBLIC: 409, Cache.PRIVATE: 409, Cache.ABSENT: 201}
@@ -287,6 +289,7 @@ RULES: Final[dict[str, Rule]] = {
     "GET /api/v1/collections": Rule(Need.ADMIN_EVERYWHERE, "/api/v1/collections"),
     # Tokens
     "GET /api/v1/tokens": Rule(Need.ADMIN_SOMEWHERE, "/api/v1/tokens"),
+    "GET /api/v1/tokens/search": Rule(Need.ADMIN_SOMEWHERE, "/api/v1/tokens/search"),
     "GET /api/v1/tokens/self": Rule(Need.A_TOKEN, "/api/v1/tokens/self"),
     "POST /api/v1/tokens": Rule(
         Need.ADMIN_OF_NAME,
@@ -353,7 +356,6 @@ RULES: Final[dict[str, Rule]] = {
     "POST /ui/tokens": Rule(
         Need.ADMIN_OF_NAME, "/ui/tokens", b"description=x&permissions=pull&cache_pattern={cache}&days=7", is_page=True
     ),
-    "POST /ui/tokens/{token_id}/revoke": Rule(Need.OWN_TOKEN, "/ui/tokens/{token}/revoke", b"", is_page=True),
     **_pages(
         ("/ui/caches/{cache}/pins", Permission.PULL, "/ui/caches/{cache}/pins"),
         ("/ui/caches/{cache}/pins/{pin}", Permission.PULL, "/ui/caches/{cache}/pins/kept"),
@@ -370,6 +372,35 @@ RULES: Final[dict[str, Rule]] = {
     ),
     "POST /ui/caches/{cache}/pins/{pin}/unpin": Rule(
         Permission.PIN, "/ui/caches/{cache}/pins/passing/unpin", b"", granted=303, undo=("put pin",), is_page=True
+    ),
+    "POST /ui/tokens/{token_id}/revoke": Rule(
+        Need.OWN_TOKEN, "/ui/tokens/{token}/revoke", b"", granted=303, is_page=True
+    ),
+    **_pages(("/ui/tokens/all", Need.ADMIN_SOMEWHERE, "/ui/tokens/all")),
+    **_pages(
+        (f"{_ACCESS}", Permission.ADMIN, f"{_ACCESS}"),
+        (f"{_ACCESS}/trust/new", Permission.ADMIN, f"{_ACCESS}/trust/new?ci=gitlab"),
+    ),
+    f"POST {_ACCESS}/keys": Rule(Permission.ADMIN, f"{_ACCESS}/keys", b"", granted=303, is_page=True),
+    f"POST {_ACCESS}/keys/activate": Rule(
+        Permission.ADMIN, f"{_ACCESS}/keys/activate", b"name={cache}.127.0.0.1-1", granted=303, is_page=True
+    ),
+    f"POST {_ACCESS}/keys/retire": Rule(  # the only one that signs, which is refused to all
+        Permission.ADMIN, f"{_ACCESS}/keys/retire", b"name={cache}.127.0.0.1-1&sure=yes", granted=409, is_page=True
+    ),
+    f"POST {_ACCESS}/required-keys": Rule(
+        Permission.ADMIN, f"{_ACCESS}/required-keys", b"keys=", granted=303, is_page=True
+    ),
+    f"POST {_ACCESS}/trust": Rule(
+        Permission.ADMIN,
+        f"{_ACCESS}/trust",
+        b"ci=github&claim-repository=org/app&permissions=push&lifetime=900",
+        granted=303,
+        undo=("remove trust",),
+        is_page=True,
+    ),
+    f"POST {_ACCESS}/trust/{{rule_id}}/remove": Rule(
+        Permission.ADMIN, f"{_ACCESS}/trust/{{trust}}/remove", b"", granted=303, undo=("add trust",), is_page=True
     ),
     "POST /login": Rule(Need.A_SECRET, "/login", b"token=ice_x", is_page=True),
     "POST /logout": Rule(Need.A_TOKEN, "/logout", b"", granted=303, undo=("log in",), is_page=True),

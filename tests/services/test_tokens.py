@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,8 @@ from icehouse.api.tokens import PermissionName, TokenCreate
 from icehouse.db.engine import Database
 from icehouse.db.migrate import prepare_database
 from icehouse.errors import Denied, InvalidFormat, NotFound, Unauthenticated
-from icehouse.rules.access import Grant, parse_token
+from icehouse.rules.access import Grant, Permission, Scope, parse_token
+from icehouse.rules.token_filter import TokenFilter, TokenState
 from icehouse.services.access import Access, Credential
 from icehouse.services.tokens import Tokens
 from tests.services.publishing import TESTER
@@ -154,3 +156,36 @@ async def test_a_token_without_admin_may_revoke_itself_only(tokens: Tokens, acce
 async def test_revoking_an_absent_token_says_so(tokens: Tokens) -> None:
     with pytest.raises(NotFound):
         await tokens.revoke_token_on_server(1)
+
+
+async def ids(tokens: Tokens, grant: Grant, wanted: TokenFilter = TokenFilter()) -> list[int]:  # noqa: B008  frozen
+    return [view.id for view in (await tokens.page_tokens(wanted, grant, limit=10)).tokens]
+
+
+async def test_page_of_tokens_holds_those_that_the_whole_list_holds(tokens: Tokens, team: Grant) -> None:
+    for pattern in ("team-*", "team-a", "*", "tea*", "team-*-x", "xteam-a", "team_a".replace("_", "-")):
+        await tokens.create_token_on_server(request(pattern=pattern))
+    assert await ids(tokens, team) == [view.id for view in await tokens.list_tokens(team)][::-1]
+
+
+async def test_page_of_tokens_reaches_as_far_as_all_roles_of_its_reader(tokens: Tokens, team: Grant) -> None:
+    for pattern in ("team-a", "other", "third"):
+        await tokens.create_token_on_server(request(pattern=pattern))
+    both = dataclasses.replace(team, others=(Scope(frozenset({Permission.ADMIN}), "other"),))
+    assert await ids(tokens, both) == [4, 3, 2]
+    pulls = dataclasses.replace(team, others=(Scope(frozenset({Permission.PULL}), "other"),))
+    assert await ids(tokens, pulls) == [3, 2]
+
+
+async def test_page_of_tokens_is_filtered(database: Database, tokens: Tokens, team: Grant) -> None:
+    everything = dataclasses.replace(team, cache_pattern="*")
+    await tokens.create_token_on_server(request(pattern="team-*", description="100% CI"))
+    await tokens.create_token_on_server(request(pattern="team-b", expires_in=1))
+    await tokens.create_token_on_server(request(pattern="team-a"))
+    await tokens.revoke_token_on_server(5)
+    assert await ids(tokens, everything, TokenFilter(cache_name="team-a")) == [5, 3, 2, 1]
+    assert await ids(tokens, everything, TokenFilter(search="% c")) == [3]
+    assert await ids(tokens, everything, TokenFilter(before=3)) == [2, 1]
+    later = Tokens(database, clock=lambda: NOW + 1, draw=bytes)
+    found = {state: await ids(later, everything, TokenFilter(state=state)) for state in TokenState}
+    assert found == {TokenState.VALID: [3, 2, 1], TokenState.REVOKED: [5], TokenState.EXPIRED: [4]}

@@ -36,6 +36,14 @@ class TokenView(msgspec.Struct, frozen=True, kw_only=True):
     """The address of the client that used it then."""
 
 
+class TokenPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of ``GET /api/v1/tokens/search``: tokens, the newest first."""
+
+    tokens: list[TokenView]
+    has_more: bool
+    """`before` set to the last one's number gives the next ones."""
+
+
 class TokenCreated(msgspec.Struct, frozen=True, kw_only=True):
     """The one answer that holds a token's secret."""
 

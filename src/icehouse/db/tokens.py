@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Connection,
     Integer,
     Row,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal,
     not_,
     or_,
     select,
@@ -30,6 +32,7 @@ from sqlalchemy import (
 from icehouse.db.schema import job, metadata, token
 from icehouse.errors import NotFound
 from icehouse.rules.access import Grant, Permission, Scope
+from icehouse.rules.token_filter import TokenFilter, TokenState
 
 _FIND_NOW: Final = """
     SELECT id, description, permissions, cache_pattern, expires_at, revoked_at FROM token WHERE token_hash = ?
@@ -117,9 +120,40 @@ def no_such_token(token_id: int) -> NotFound:
 
 def list_tokens(connection: Connection) -> tuple[TokenRow, ...]:
     """The tokens that somebody made, revoked and expired ones too, in order. Those of jobs are too many to look at."""
-    is_made = token.c.job_id.is_(None) & (token.c.is_login == 0)
-    rows = connection.execute(select(token).where(is_made).order_by(token.c.id))
+    rows = connection.execute(select(token).where(_is_made()).order_by(token.c.id))
     return tuple(_token_row(row) for row in rows)
+
+
+def page_tokens(
+    connection: Connection, reach: Sequence[str], own_id: int, wanted: TokenFilter, *, now: int, limit: int
+) -> tuple[TokenRow, ...]:
+    """The newest tokens that are wanted, of those that somebody made, the newest first.
+
+    Only those with the number *own_id*, or whose pattern reaches no further than one of *reach*.
+    """
+    # Neither names nor patterns have letters that LIKE gives a meaning; so this is `rules.access.covers` and `matches`.
+    is_within = [token.c.cache_pattern.like(pattern.replace("*", "%")) for pattern in reach]
+    statement = select(token).where(_is_made(), or_(token.c.id == own_id, *is_within))
+    if wanted.cache_name is not None:
+        statement = statement.where(literal(wanted.cache_name).like(func.replace(token.c.cache_pattern, "*", "%")))
+    if wanted.state is not None:
+        is_expired = func.coalesce(token.c.expires_at, now + 1) <= now
+        is_in_state = {
+            TokenState.REVOKED: token.c.revoked_at.is_not(None),
+            TokenState.EXPIRED: token.c.revoked_at.is_(None) & is_expired,
+            TokenState.VALID: token.c.revoked_at.is_(None) & not_(is_expired),
+        }
+        statement = statement.where(is_in_state[wanted.state])
+    if wanted.search is not None:
+        statement = statement.where(token.c.description.icontains(wanted.search, autoescape=True))
+    if wanted.before is not None:
+        statement = statement.where(token.c.id < wanted.before)
+    rows = connection.execute(statement.order_by(token.c.id.desc()).limit(limit))
+    return tuple(_token_row(row) for row in rows)
+
+
+def _is_made() -> ColumnElement[bool]:
+    return token.c.job_id.is_(None) & (token.c.is_login == 0)
 
 
 def find_descriptions(connection: Connection, token_ids: Collection[int]) -> dict[int, str]:

@@ -80,6 +80,7 @@ ROUTES = (
     collection_routes.list_cache_collections,
     collection_routes.list_collections,
     token_routes.list_tokens,
+    token_routes.search_tokens,
     token_routes.show_own_token,
     token_routes.create_token,
     token_routes.revoke_token,

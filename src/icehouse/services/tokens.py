@@ -8,15 +8,17 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from icehouse.api.tokens import TokenCreate, TokenCreated, TokenView
+from icehouse.api.tokens import TokenCreate, TokenCreated, TokenPage, TokenView
 from icehouse.db.engine import Database
 from icehouse.db.tokens import (
     TokenRow,
+    find_descriptions,
     get_token,
     insert_token,
     list_tokens,
     list_tokens_of_person,
     no_such_token,
+    page_tokens,
     revoke_token,
 )
 from icehouse.errors import InvalidFormat, Unauthenticated
@@ -32,12 +34,15 @@ from icehouse.rules.access import (
     invalid_credentials,
     make_token,
     may_see_token,
+    parse_cache_name,
     parse_cache_pattern,
 )
 from icehouse.rules.audit import ON_SERVER, Action, Actor
+from icehouse.rules.token_filter import TokenFilter
 from icehouse.services.audit import record
 
 MAX_DESCRIPTION_LENGTH: Final = 200
+MAX_TOKENS_A_PAGE: Final = 1_000
 MAX_LIFETIME_SECONDS: Final = 100 * 365 * 86_400
 MAX_OWN_LIFETIME_SECONDS: Final = 366 * 86_400
 """Of what people make for themselves: who left does not log in again, which would revoke it."""
@@ -91,8 +96,8 @@ class Tokens:
         """The tokens of a person; of others, their own and those that it made. Ended ones too, oldest first."""
         return [view for _, view in _views(await self._database.read(partial(_list_own, grant=grant)))]
 
-    async def revoke_own_token(self, token_id: int, grant: Grant, actor: Actor) -> None:
-        """Make one of `list_own_tokens` invalid at once; one that is so already stays so.
+    async def revoke_listed_token(self, token_id: int, grant: Grant, actor: Actor) -> None:
+        """Make one of `list_own_tokens` or `page_tokens` invalid at once; one that is so already stays so.
 
         Raises:
             NotFound: there is no such token.
@@ -102,7 +107,9 @@ class Tokens:
         def work(connection: Connection) -> None:
             row = next((row for row in _list_own(connection, grant) if row.id == token_id), None)
             if row is None:
-                raise no_such_token(token_id)
+                row = get_token(connection, token_id)
+                if not grant.administers(row.cache_pattern):
+                    raise no_such_token(token_id)
             _revoke(connection, row, actor, now=now)
 
         await self._database.write(work)
@@ -117,6 +124,27 @@ class Tokens:
         administrator = check_may_administer_tokens(grant)
         rows = await self._database.read(list_tokens)
         return [view for row, view in _views(rows) if may_see_token(administrator, row.grant())]
+
+    async def page_tokens(self, wanted: TokenFilter, grant: Grant | None, *, limit: int) -> TokenPage:
+        """The newest of the tokens of `list_tokens` that are wanted, the newest first.
+
+        Raises:
+            InvalidFormat: the filter makes no sense.
+            Unauthenticated: there are no credentials.
+            Denied: *grant* lacks the permission admin.
+        """
+        administrator = check_may_administer_tokens(grant)
+        _check(wanted, limit)
+        now = self._clock()
+
+        def work(connection: Connection) -> TokenPage:
+            reach = administrator.admin_patterns
+            rows = page_tokens(connection, reach, administrator.token_id, wanted, now=now, limit=limit + 1)
+            makers = find_descriptions(connection, {row.created_by for row in rows[:limit] if row.created_by})
+            views = [view_of(row, makers.get(row.created_by or 0)) for row in rows[:limit]]
+            return TokenPage(tokens=views, has_more=len(rows) > limit)
+
+        return await self._database.read(work)
 
     async def list_tokens_on_server(self) -> list[TokenView]:
         """All tokens, revoked and expired ones too, oldest first."""
@@ -256,6 +284,15 @@ def _views(rows: Sequence[TokenRow]) -> list[tuple[TokenRow, TokenView]]:
     """All tokens that people made, each with what is told of it."""
     descriptions = {row.id: row.description for row in rows}
     return [(row, view_of(row, descriptions.get(row.created_by or 0))) for row in rows]
+
+
+def _check(wanted: TokenFilter, limit: int) -> None:
+    if not 1 <= limit <= MAX_TOKENS_A_PAGE:
+        raise InvalidFormat(f"limit {limit}: expected 1 to {MAX_TOKENS_A_PAGE}")
+    if wanted.cache_name is not None:
+        parse_cache_name(wanted.cache_name)
+    if wanted.search is not None and not 1 <= len(wanted.search) <= MAX_DESCRIPTION_LENGTH:
+        raise InvalidFormat(f"search {excerpt(wanted.search)}: expected 1 to {MAX_DESCRIPTION_LENGTH} characters")
 
 
 def _parse_description(text: str) -> str:

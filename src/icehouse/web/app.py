@@ -13,7 +13,17 @@ from litestar.params import FromPath
 
 from icehouse.errors import IcehouseError, NotFound, RateLimited, StorageError, Unauthenticated, Unavailable
 from icehouse.rules.sessions import parse_return
-from icehouse.web import cache_page, home_page, login_page, path_pages, pin_pages, provider_page, token_pages
+from icehouse.web import (
+    access_page,
+    cache_page,
+    home_page,
+    login_page,
+    path_pages,
+    pin_pages,
+    provider_page,
+    token_pages,
+    trust_pages,
+)
 from icehouse.web.assets import SEGMENT, Assets
 from icehouse.web.error_page import ErrorPage
 from icehouse.web.forms import MAX_FORM_BYTES, Form, read_form
@@ -81,9 +91,18 @@ ROUTES: Final = (
     pin_pages.show_unpin,
     pin_pages.unpin,
     token_pages.show_tokens,
+    token_pages.show_all_tokens,
     token_pages.show_new_token,
     token_pages.create_token,
     token_pages.revoke_token,
+    access_page.show_access,
+    access_page.stage_key,
+    access_page.activate_key,
+    access_page.retire_key,
+    access_page.demand_signatures,
+    trust_pages.show_new_trust,
+    trust_pages.add_trust,
+    trust_pages.remove_trust,
     show_asset,
 )
 """Every route of the web page. GET answers HEAD too."""

@@ -14,6 +14,7 @@ from icehouse.web.assets import Assets
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB")
 _STEP: Final = 1024
 _FEW: Final = 100
+_PERIODS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
 class Page:
@@ -60,6 +61,7 @@ class Renderer:
         cast("dict[str, object]", environment.globals)["asset"] = assets.url
         environment.filters["size"] = show_size
         environment.filters["day"] = show_day
+        environment.filters["period"] = show_period
 
     def render(self, page: Page, frame: Frame) -> bytes:
         """The page, in UTF-8."""
@@ -82,3 +84,10 @@ def show_day(seconds: int) -> Markup:
     return Markup('<time datetime="{}" title="{}">{} {:%B %Y}</time>').format(
         f"{when:%Y-%m-%dT%H:%M:%SZ}", exact, when.day, when
     )
+
+
+def show_period(seconds: int) -> str:
+    """A length of time for people, in the largest unit that is exact: ``90 seconds``, ``15 minutes``, ``7 days``."""
+    size, unit = next((size, unit) for size, unit in _PERIODS if seconds % size == 0)
+    count = seconds // size
+    return f"{count} {unit}{'' if count == 1 else 's'}"

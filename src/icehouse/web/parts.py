@@ -9,12 +9,15 @@ from icehouse.errors import IcehouseError
 from icehouse.services.access import Access
 from icehouse.services.caches import Caches
 from icehouse.services.contents import Contents
+from icehouse.services.keys import Keys
 from icehouse.services.logs import Logs
 from icehouse.services.paths import Paths
 from icehouse.services.pins import Pins
 from icehouse.services.provider_logins import ProviderLogins
 from icehouse.services.sessions import Sessions
+from icehouse.services.signing_passes import SigningPasses
 from icehouse.services.tokens import Tokens
+from icehouse.services.trust import Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,9 @@ class WebParts:
 
     access: Access
     caches: Caches
+    keys: Keys
+    signing_passes: SigningPasses
+    trust: Trust
     sessions: Sessions
     logins: ProviderLogins | None
     """`None`: people log in with tokens."""
