@@ -571,6 +571,44 @@ for _name, (_when, _column) in _NARINFO_CHANGES.items():
         ).execute_if(dialect="sqlite"),
     )
 
+cache_sum = Table(
+    "cache_sum",
+    metadata,
+    Column("cache_id", Integer, primary_key=True),
+    Column("visible_paths", Integer, nullable=False, server_default="0"),
+    Column("hidden_paths", Integer, nullable=False, server_default="0"),
+    Column("damaged_paths", Integer, nullable=False, server_default="0", doc="of the hidden ones, those damage hid"),
+    Column("nar_bytes", Integer, nullable=False, server_default="0", doc="of the visible paths"),
+    Column("last_push_at", Integer, doc="when a path was added last; null: none ever was"),
+)
+"""What the rows of `path` add up to, for each cache. Written by triggers alone, so that nobody needs to count."""
+
+_CACHE_SUM = """
+    UPDATE cache_sum SET visible_paths = visible_paths {sign} ({row}.hidden_at IS NULL),
+    hidden_paths = hidden_paths {sign} ({row}.hidden_at IS NOT NULL),
+    damaged_paths = damaged_paths {sign} coalesce(substr({row}.hidden_because, 1, 9) = 'damaged: ', 0),
+    nar_bytes = nar_bytes {sign} ({row}.hidden_at IS NULL) * {row}.nar_size {more} WHERE cache_id = {row}.cache_id;
+"""
+_ADD = _CACHE_SUM.format(sign="+", row="NEW", more="")
+_ADD_NEW = _CACHE_SUM.format(
+    sign="+", row="NEW", more=", last_push_at = max(coalesce(last_push_at, 0), NEW.created_at)"
+)
+_TAKE = _CACHE_SUM.format(sign="-", row="OLD", more="")
+for _name, _when, _statements in (
+    ("cache_insert", "INSERT ON cache", "INSERT INTO cache_sum (cache_id) VALUES (NEW.id);"),
+    ("cache_delete", "DELETE ON cache", "DELETE FROM cache_sum WHERE cache_id = OLD.id;"),
+    ("path_insert", "INSERT ON path", _ADD_NEW),
+    ("path_update", "UPDATE OF cache_id, hidden_at, hidden_because, nar_size ON path", f"{_TAKE} {_ADD}"),
+    ("path_delete", "DELETE ON path", _TAKE),
+):
+    event.listen(
+        metadata,
+        "after_create",
+        DDL(
+            " ".join(f"CREATE TRIGGER cache_sum_{_name} AFTER {_when} BEGIN {_statements} END".split())
+        ).execute_if(dialect="sqlite"),
+    )
+
 access_metadata = MetaData()
 """The tables of `access.db`, a database of its own: losing it loses no data."""
 

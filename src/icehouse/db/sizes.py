@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Integer, cast, func, select
+from sqlalchemy import Connection, func, select
 
-from icehouse.db.schema import cache, pack, path
+from icehouse.db.schema import cache, cache_sum, pack
 from icehouse.db.verification import PassState, load_pass
-from icehouse.rules.verification import DAMAGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +42,12 @@ class StoredSizes:
     """Where the verification that goes on for ever stands."""
 
 
-def measure_sizes(connection: Connection) -> StoredSizes:
-    """The sizes as they are now. Passes once over the table of paths and once over that of packs."""
-    is_visible = cast(path.c.id.is_not(None) & path.c.hidden_at.is_(None), Integer)
+def load_sizes(connection: Connection) -> StoredSizes:
+    """The sizes as they are now. Reads a row for each cache, and passes once over the table of packs."""
+    sums = cache_sum.c
     caches = connection.execute(
-        select(
-            cache.c.name,
-            func.coalesce(func.sum(is_visible), 0),
-            func.count(path.c.hidden_at),
-            func.coalesce(func.sum(is_visible * path.c.nar_size), 0),
-            func.count().filter(path.c.hidden_because.startswith(DAMAGED, autoescape=True)),
-        )
-        .select_from(cache.outerjoin(path, path.c.cache_id == cache.c.id))
-        .group_by(cache.c.id)
+        select(cache.c.name, sums.visible_paths, sums.hidden_paths, sums.nar_bytes, sums.damaged_paths)
+        .join_from(cache, cache_sum, sums.cache_id == cache.c.id)
         .order_by(cache.c.name)
     )
     domains = connection.execute(

@@ -6,7 +6,7 @@ from litestar import MediaType, Response, get
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from icehouse.api.server import ServerParameters
-from icehouse.db.sizes import measure_sizes
+from icehouse.db.sizes import load_sizes
 from icehouse.http.metrics import render_metrics
 from icehouse.http.parts import ServerParts
 from icehouse.http.publish_routes import Credential
@@ -30,5 +30,5 @@ async def tell_health(parts: ServerParts) -> str:
 async def show_metrics(parts: ServerParts, credential: Credential) -> Response[bytes]:
     """The metrics of this process in Prometheus' text format. They name all caches: needs `admin` on `*`."""
     check_may_watch_server(await parts.access.identify(credential))
-    text = render_metrics(parts.counters, await parts.database.read(measure_sizes))
+    text = render_metrics(parts.counters, await parts.database.read(load_sizes))
     return Response(text, headers={"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"})

@@ -35,7 +35,7 @@ from icehouse.db.caches import CacheRow, insert_upstream
 from icehouse.db.engine import SCHEMA_REVISION, connect
 from icehouse.db.keys import insert_key
 from icehouse.db.migrate import prepare_access_database, prepare_database
-from icehouse.db.sizes import measure_sizes
+from icehouse.db.sizes import load_sizes
 from icehouse.errors import IcehouseError
 from icehouse.nix import nix32
 from icehouse.nix.compression import Compression
@@ -716,7 +716,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     async def _check_sizes(self, seen: Look) -> None:
         """What is told of sizes is what is there."""
-        sizes = await self.database.read(measure_sizes)
+        sizes = await self.database.read(load_sizes)
         packs = seen.packs.values()
         told = {(domain.packs, domain.pack_bytes) for domain in sizes.domains}
         assert told <= {(len(packs), sum(pack.size_bytes for pack in packs))}
