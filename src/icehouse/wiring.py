@@ -81,6 +81,7 @@ from icehouse.services.signing import Sealer, Signer
 from icehouse.services.signing_passes import SigningPasses
 from icehouse.services.start import DataFolder, open_databases, start
 from icehouse.services.tokens import Tokens
+from icehouse.services.traffic import TrafficCounts
 from icehouse.services.trash import Trash
 from icehouse.services.trust import Trust
 from icehouse.services.verify_pass import Verification
@@ -174,7 +175,8 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
         access_times = AccessTimes(access_database)
         downloads = Downloads(access_database, clock, keep_days=settings.download_days)
         sessions = Sessions(database, access, clock=clock, draw=secrets.token_bytes)
-        for flush in (access_times.flush, downloads.flush, access.flush, sessions.flush):
+        traffic = TrafficCounts(database, access_database, clock)
+        for flush in (access_times.flush, downloads.flush, access.flush, sessions.flush, traffic.flush):
             await stack.enter_async_context(_in_background(partial(flush_regularly, flush)))
 
         async def flush_uses() -> None:
@@ -214,7 +216,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             MaintenancePlan(
                 settings.collect_seconds,
                 back_up if settings.keep_backups else None,
-                Forgetting(database, downloads, clock, download_days=settings.download_days).forget_if_due,
+                Forgetting(database, downloads, traffic, clock, download_days=settings.download_days).forget_if_due,
             ),
             draw=random.random,
         )
@@ -257,6 +259,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             audit=Audit(database),
             logs=Logs(database, blobs, workers, clock),
             realisations=Realisations(database, clock),
+            traffic=traffic,
             counters=counters,
             parameters=make_parameters(settings),
             clock=clock,
@@ -270,6 +273,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             nars=nar_files,
             note_use=access_times.note,
             note_download=downloads.note,
+            traffic_of=traffic.of,
             clock=clock,
             counters=counters,
             call_soon=asyncio.get_running_loop().call_soon,
@@ -286,6 +290,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
                 logins=logins,
                 draw=secrets.token_bytes,
                 tokens=parts.tokens,
+                traffic=traffic,
                 paths=parts.paths,
                 logs=parts.logs,
                 contents=contents,

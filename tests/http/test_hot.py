@@ -30,6 +30,7 @@ from icehouse.nix import nix32
 from icehouse.nix.narinfo import parse_narinfo, render_narinfo
 from icehouse.rules.access import Permission, Token, hash_token, make_token
 from icehouse.services.access import Access, HotAccess
+from icehouse.services.traffic import CacheTraffic
 from icehouse.storage.blobs import FilePart
 from tests.http.asgi_client import Answer, ask, make_scope
 from tests.http.asgi_client import Connection as ClientConnection
@@ -83,6 +84,7 @@ class World:
     uses: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     downloads: list[tuple[int, int | None, str, int]] = field(default_factory=list[tuple[int, int | None, str, int]])
 
+    traffic: dict[str, CacheTraffic] = field(default_factory=dict[str, CacheTraffic])
     is_small: bool = False
     """Whether the NAR can be had at once."""
     small_reads: int = 0
@@ -206,6 +208,7 @@ async def world(tmp_path: Path, filled: Path) -> AsyncIterator[World]:
             nars=world,
             note_use=lambda path_id, now: world.uses.append((path_id, now)),
             note_download=lambda path, token, client, now: world.downloads.append((path, token, client, now)),
+            traffic_of=lambda name: world.traffic.setdefault(name, CacheTraffic()),
             clock=lambda: NOW,
             counters=counters,
             call_soon=asyncio.get_running_loop().call_soon,
@@ -528,6 +531,23 @@ async def test_a_small_nar_that_may_change_is_read_each_time(world: World, what:
         assert found is not None
         assert found.body == world.nar.data
     assert world.small_reads == 2
+
+
+async def test_what_is_asked_of_a_cache_is_counted_for_it(world: World) -> None:
+    for is_small in (False, True, True):
+        world.is_small = is_small
+        await world.get(f"/open/nar/{NAR_HASH}.nar.zst")
+        await world.get(f"/open/{PATH}.narinfo")
+        await ask(world.app, f"/open/{PATH}.narinfo", "HEAD")
+        await world.get(f"/open/{'0' * 32}.narinfo")
+    narinfo = await world.get(f"/secret/{PATH}.narinfo", authorization=basic(PULLER))
+    await world.get(f"/secret/{PATH}.narinfo")
+    await world.get(f"/nowhere/{PATH}.narinfo")
+    text = await world.get(f"/open/{PATH}.narinfo")
+    assert world.traffic == {
+        "open": CacheTraffic(7, 3, 3, 3 * len(BODY) + 4 * len(text.body)),
+        "secret": CacheTraffic(1, 0, 0, len(narinfo.body)),
+    }
 
 
 async def test_a_client_that_leaves_ends_the_reading(world: World) -> None:

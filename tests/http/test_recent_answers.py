@@ -15,8 +15,10 @@ from icehouse.db.serving import NarRow, ServingQueries
 from icehouse.http import recent_answers
 from icehouse.http.asgi import Head
 from icehouse.http.recent_answers import RecentAnswers
+from icehouse.services.traffic import CacheTraffic
 
 FOUND = b"StorePath: ".ljust(1000)
+TRAFFIC = CacheTraffic()
 
 Change = Callable[[sqlite3.Connection], object]
 
@@ -88,7 +90,7 @@ def turns(database: Path) -> Iterator[Turns]:
     with closing(Turns(database)) as made:
         assert not made.has(b"/found")
         assert not made.has(b"/absent")
-        made.answers.keep(b"/found", (1, FOUND))
+        made.answers.keep(b"/found", (1, FOUND, TRAFFIC))
         made.answers.keep_absent(b"/absent")
         made.end_turn()
         yield made
@@ -96,7 +98,7 @@ def turns(database: Path) -> Iterator[Turns]:
 
 def test_an_answer_is_kept_with_its_path(turns: Turns) -> None:
     for _ in range(2):
-        assert turns.answers.find(b"/found") == (1, FOUND)
+        assert turns.answers.find(b"/found") == (1, FOUND, TRAFFIC)
         assert not turns.answers.is_absent(b"/found")
         assert turns.answers.find(b"/absent") is None
         assert turns.answers.is_absent(b"/absent")
@@ -129,7 +131,7 @@ def test_an_answer_goes_when_it_may_not_be_true_any_more(
     copy.write_bytes(database.read_bytes())
     with closing(Turns(copy)) as turns, closing(connect(copy)) as writer:
         assert not turns.has(b"/found")
-        turns.answers.keep(b"/found", (1, FOUND))
+        turns.answers.keep(b"/found", (1, FOUND, TRAFFIC))
         turns.answers.keep_absent(b"/absent")
         made(writer)
         turns.end_turn()
@@ -150,7 +152,7 @@ def test_what_was_kept_in_the_turn_of_a_change_goes_with_the_next(database: Path
     with closing(Turns(copy)) as turns, closing(connect(copy)) as writer:
         assert not turns.has(b"/found")
         change("UPDATE path SET hidden_at = 1")(writer)
-        turns.answers.keep(b"/found", (1, FOUND))
+        turns.answers.keep(b"/found", (1, FOUND, TRAFFIC))
         turns.end_turn()
         assert not turns.has(b"/found")
 
@@ -170,19 +172,19 @@ def test_those_that_were_not_used_for_longest_make_room(database: Path) -> None:
     with closing(Turns(database, max_bytes=5_000)) as turns:
         assert not turns.has(b"/0")
         for number in range(3):
-            turns.answers.keep(b"/%d" % number, (number, FOUND))
+            turns.answers.keep(b"/%d" % number, (number, FOUND, TRAFFIC))
         assert turns.has(b"/0")
-        turns.answers.keep(b"/3", (3, FOUND))
+        turns.answers.keep(b"/3", (3, FOUND, TRAFFIC))
         assert [turns.has(b"/%d" % number) for number in range(4)] == [True, False, True, True]
         for _ in range(10):
-            turns.answers.keep(b"/3", (3, FOUND))  # the same again takes no more room
+            turns.answers.keep(b"/3", (3, FOUND, TRAFFIC))  # the same again takes no more room
         assert turns.has(b"/2")
 
 
 def test_an_answer_that_is_too_large_is_not_kept(database: Path) -> None:
     with closing(Turns(database, max_bytes=1_000)) as turns:
         assert not turns.has(b"/0")
-        turns.answers.keep(b"/0", (0, FOUND))
+        turns.answers.keep(b"/0", (0, FOUND, TRAFFIC))
         assert not turns.has(b"/0")
 
 

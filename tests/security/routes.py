@@ -245,6 +245,7 @@ RULES: Final[dict[str, Rule]] = {
     "PATCH /api/v1/caches/{cache_name}": Rule(Permission.CONFIGURE, _CACHE, _json(priority=41)),
     "DELETE /api/v1/caches/{cache_name}": Rule(Permission.ADMIN, _CACHE, granted=204, undo=("fill",)),
     "GET /api/v1/caches/{cache_name}/size": Rule(Permission.PULL, f"{_CACHE}/size"),
+    "GET /api/v1/caches/{cache_name}/traffic": Rule(Permission.PUSH, f"{_CACHE}/traffic"),
     # Paths
     "GET /api/v1/caches/{cache_name}/paths": Rule(Permission.DELETE, f"{_CACHE}/paths"),
     "GET /api/v1/caches/{cache_name}/paths/{hash_part}": Rule(Permission.PULL, f"{_CACHE}/paths/{_PART}"),
@@ -343,6 +344,7 @@ RULES: Final[dict[str, Rule]] = {
         granted={"/login/provider": 503, "/login/callback": 400},  # the provider does not answer
     ),
     **_pages(
+        ("/ui/caches/{cache}/traffic", Permission.PUSH, "/ui/caches/{cache}/traffic"),
         ("/ui/caches/{cache}/paths", Permission.PULL, "/ui/caches/{cache}/paths"),
         ("/ui/caches/{cache}/paths/{hash_part}", Permission.PULL, f"/ui/caches/{{cache}}/paths/{_PART}"),
         (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.http.asgi_client import Connection, make_scope
@@ -16,6 +18,7 @@ WITH_BODY = [row for row, rule in RULES.items() if rule.body is not None]
 async def test_body_that_announces_more_than_a_route_takes_is_refused_unread(row: str, world: World) -> None:
     rule = RULES[row]
     path = rule.path.replace("{cache}", Cache.PUBLIC).replace("{token}", str(world.victims[Cache.PUBLIC]))
+    path = re.sub(r"\{[a-z_]+\}", "1", path)  # other rows are named by their numbers
     credential = world.credentials["admin of all", Cache.PUBLIC]
     assert credential is not None
     headers = {"authorization": credential, "content-length": str(10**15), "content-type": "application/json"}

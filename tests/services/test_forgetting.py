@@ -25,6 +25,7 @@ from icehouse.rules.provenance import Job
 from icehouse.services.downloads import Downloads
 from icehouse.services.forgetting import Forgetting
 from icehouse.services.serve import show_path
+from icehouse.services.traffic import TrafficCounts
 from tests.db.plans import steps_of
 from tests.services.publishing import Store, nar_of, path_body
 
@@ -38,12 +39,19 @@ class World:
 
     def __init__(self, store: Store, access: Database) -> None:
         self.store = store
+        self.access = access
         self.now = int(time.time())
         self.downloads = Downloads(access, lambda: self.now, keep_days=30)
         self.forgetting = self.make_forgetting(30)
 
     def make_forgetting(self, download_days: int) -> Forgetting:
-        return Forgetting(self.store.database, self.downloads, lambda: self.now, download_days=download_days)
+        return Forgetting(
+            self.store.database,
+            self.downloads,
+            TrafficCounts(self.store.database, self.access, lambda: self.now),
+            lambda: self.now,
+            download_days=download_days,
+        )
 
     async def add_token(
         self, expires_at: int | None = LONG_AGO, *, is_of_job: bool = True, job: int | None = None

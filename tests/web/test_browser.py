@@ -82,7 +82,9 @@ def test_token_is_made_shown_once_and_revoked(browser: Browser, server: RunningS
         for path, name in (("/ui/tokens", "tokens"), ("/ui/tokens/new", "new-token")):
             check_page(browser, address(server, path), name, storage_state=context.storage_state())
         assert token not in page.content()
-        page.get_by_role("button", name="Revoke <b>laptop</b>").click()
+        row = page.get_by_role("row").filter(has_text="<b>laptop</b>")
+        row.locator("summary").click()
+        row.get_by_role("button", name="Revoke for good").click()
         page.get_by_text("revoked").wait_for()
         assert server.ask("GET", "/api/v1/tokens/self", token=token).status == 401
 

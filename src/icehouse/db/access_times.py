@@ -11,7 +11,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from icehouse.db.schema import path_access
 
-ACCESS_REVISION: Final = "0002"
+ACCESS_REVISION: Final = "0003"
 """What `migrations/versions/access` brings an access database to."""
 
 

@@ -604,9 +604,9 @@ for _name, _when, _statements in (
     event.listen(
         metadata,
         "after_create",
-        DDL(
-            " ".join(f"CREATE TRIGGER cache_sum_{_name} AFTER {_when} BEGIN {_statements} END".split())
-        ).execute_if(dialect="sqlite"),
+        DDL(" ".join(f"CREATE TRIGGER cache_sum_{_name} AFTER {_when} BEGIN {_statements} END".split())).execute_if(
+            dialect="sqlite"
+        ),
     )
 
 access_metadata = MetaData()
@@ -641,3 +641,19 @@ download = Table(
     sqlite_with_rowid=False,
 )
 """Who downloaded the NAR of which path."""
+
+traffic = Table(
+    "traffic",
+    access_metadata,
+    Column("cache_id", Integer, primary_key=True),
+    Column("seconds", Integer, primary_key=True, doc="how long the time is: an hour, or long ago a day"),
+    Column("starts_at", Integer, primary_key=True, doc="a multiple of `seconds`"),
+    Column("hits", Integer, nullable=False, server_default="0", doc="narinfos that were there"),
+    Column("misses", Integer, nullable=False, server_default="0", doc="and that were not"),
+    Column("nars", Integer, nullable=False, server_default="0", doc="answers with a NAR or a part of one"),
+    Column("sent_bytes", Integer, nullable=False, server_default="0", doc="of narinfos and NARs"),
+    Column("nar_bytes", Integer, doc="of the visible paths, some time in it; null: not looked at"),
+    Column("stored_bytes", Integer, doc="of their chunks, then"),
+    sqlite_with_rowid=False,
+)
+"""How much was asked of a cache, and how large it was, in each hour of the last weeks and each day before."""

@@ -31,6 +31,7 @@ from icehouse.http import (
     revocation_routes,
     server_routes,
     token_routes,
+    traffic_routes,
     trust_routes,
     upload_routes,
 )
@@ -56,6 +57,7 @@ ROUTES = (
     cache_routes.show_cache,
     cache_routes.configure_cache,
     cache_routes.measure_cache,
+    traffic_routes.show_traffic,
     cache_routes.delete_cache,
     cache_routes.list_paths,
     cache_routes.show_one_path,

@@ -45,6 +45,7 @@ from icehouse.http.ranges import ByteRange
 from icehouse.http.recent_answers import RecentAnswers
 from icehouse.http.streaming import ClientLeft, has_zero_copy, send_blocks
 from icehouse.nix import nix32
+from icehouse.services.traffic import CacheTraffic
 from icehouse.storage.blobs import FilePart
 
 _LETTER: Final = "[0-9a-df-np-sv-z]"
@@ -140,6 +141,8 @@ class HotParts:
     """Notes in memory that a path, by number, was used at a time."""
     note_download: Callable[[int, int | None, str, int], None]
     """Notes in memory that the NAR of a path was downloaded: with a token, by number, or from an address, at a time."""
+    traffic_of: Callable[[str], CacheTraffic]
+    """Where to count what is asked of a cache, by its name."""
     clock: Callable[[], int]
     """Seconds since the epoch."""
     counters: ServerCounters
@@ -165,6 +168,7 @@ class HotRoutes:
         "_queries",
         "_recent",
         "_rest",
+        "_traffic_of",
     )
 
     def __init__(self, parts: HotParts, rest: Application) -> None:
@@ -173,6 +177,7 @@ class HotRoutes:
         self._nars = parts.nars
         self._note_use = parts.note_use
         self._note_download = parts.note_download
+        self._traffic_of = parts.traffic_of
         self._clock = parts.clock
         self._find_client = parts.find_client
         self._narinfo = parts.counters.route("narinfo")
@@ -190,7 +195,7 @@ class HotRoutes:
         """
         # The shortest way of all: every step of it is in the requests per second that `make bench` compares.
         began = time.perf_counter()
-        kept = self._find_kept(raw_path)
+        kept = self._find_kept(raw_path, is_head=is_head)
         if kept is not None:
             self._narinfo.count(kept.head.status, time.perf_counter() - began, 0 if is_head else len(kept.body))
             return kept
@@ -221,17 +226,21 @@ class HotRoutes:
         else:
             await self._answer_nar(scope, receive, send, cache.decode(), nar_hash.decode())
 
-    def _find_kept(self, raw_path: bytes) -> SmallAnswer | None:
+    def _find_kept(self, raw_path: bytes, *, is_head: bool) -> SmallAnswer | None:
         try:
             found = self._recent.find(raw_path)
         except sqlite3.Error:
             return None  # what is asked next says so
         if found is not None:
-            path_id, text = found
+            path_id, text, traffic = found
             self._note_use(path_id, self._clock())
+            traffic.hits += 1
+            if not is_head:
+                traffic.sent_bytes += len(text)
             return SmallAnswer(_PUBLIC_NARINFO, text)
         if self._recent.is_absent(raw_path):
             _, cache, name = raw_path.split(b"/")
+            self._traffic_of(cache.decode()).misses += 1
             return SmallAnswer(_NOT_FOUND, _no_such_path(cache, name.removesuffix(b".narinfo")))
         return None
 
@@ -247,7 +256,9 @@ class HotRoutes:
             return _refuse(exc, counters=self._narinfo, began=began, is_head=is_head)
         assert row is not None  # noqa: S101  `check_pull` never passes for an absent cache
         path_id = row[2]
+        traffic = self._traffic_of(cache)
         if path_id is None:
+            traffic.misses += 1
             head = _NOT_FOUND
             body = _no_such_path(cache.encode(), hash_part.encode())
             if row[0]:
@@ -256,8 +267,11 @@ class HotRoutes:
             head = _PUBLIC_NARINFO if row[0] else _PRIVATE_NARINFO
             body = render_row(row, hash_part)
             self._note_use(path_id, self._clock())
+            traffic.hits += 1
+            if not is_head:
+                traffic.sent_bytes += len(body)
             if row[0]:
-                self._recent.keep(raw_path, (path_id, body))
+                self._recent.keep(raw_path, (path_id, body, traffic))
         self._narinfo.count(head.status, time.perf_counter() - began, 0 if is_head else len(body))
         return SmallAnswer(head, body)
 
@@ -303,6 +317,8 @@ class HotRoutes:
                 self._recent.keep_nar(raw_path, (row, body, head))
         self._note_nar(row, token_id, headers, peer, has_body=not is_head)
         self._nar.count(200, time.perf_counter() - began, 0 if is_head else len(body))
+        if not is_head:
+            self._count_nar(cache, len(body))
         return SmallAnswer(head, body)
 
     async def _answer_nar(self, scope: Scope, receive: Receive, send: Send, cache: str, nar_hash: str) -> None:
@@ -338,7 +354,14 @@ class HotRoutes:
             raise
         finally:
             self._nar.count(status, time.perf_counter() - began, sent)
+            if has_body:
+                self._count_nar(cache, sent)
         return None
+
+    def _count_nar(self, cache: str, sent_bytes: int) -> None:
+        traffic = self._traffic_of(cache)
+        traffic.nars += 1
+        traffic.sent_bytes += sent_bytes
 
     def _note_nar(
         self, row: NarRow, token_id: int | None, headers: Iterable[Header], peer: str, *, has_body: bool

@@ -31,6 +31,7 @@ from icehouse.services.realisations import Realisations
 from icehouse.services.revocations import Revocations
 from icehouse.services.signing_passes import SigningPasses
 from icehouse.services.tokens import Tokens
+from icehouse.services.traffic import TrafficCounts
 from icehouse.services.trash import Trash
 from icehouse.services.trust import Trust
 from icehouse.services.upload_slots import UploadSlots
@@ -71,6 +72,7 @@ class ServerParts:
     audit: Audit
     logs: Logs
     realisations: Realisations
+    traffic: TrafficCounts
     counters: ServerCounters
     parameters: ServerParameters
     clock: Callable[[], int]

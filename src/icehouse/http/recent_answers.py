@@ -13,6 +13,7 @@ from typing import Final, Generic, TypeVar
 
 from icehouse.db.serving import NarRow, ServingQueries
 from icehouse.http.asgi import Head
+from icehouse.services.traffic import CacheTraffic
 
 MAX_BYTES: Final = 192 * 1024 * 1024
 """All narinfos together, of one worker: more than 100,000 with a dozen references each."""
@@ -26,8 +27,8 @@ MAX_ABSENT: Final = 200_000
 _ENTRY_BYTES: Final = 320
 """What a narinfo takes beside the path that was asked for and its text. A NAR takes a little more."""
 
-Found = tuple[int, bytes]
-"""The number of a store path, and its narinfo."""
+Found = tuple[int, bytes, CacheTraffic]
+"""The number of a store path, its narinfo, and where to count that somebody asked for it."""
 
 FoundNar = tuple[NarRow, bytes, Head]
 """What the database says of a NAR, its file, and what stands before that in an answer."""

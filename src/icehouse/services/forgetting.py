@@ -14,6 +14,7 @@ from icehouse.db.engine import Database
 from icehouse.db.tokens import find_forgettable, forget_job_tokens, last_token_id
 from icehouse.rules.audit import DAY_SECONDS, KEEP_EXCHANGES_SECONDS
 from icehouse.services.downloads import Downloads
+from icehouse.services.traffic import TrafficCounts
 
 _ROWS_AT_ONCE: Final = 1_000
 
@@ -23,15 +24,24 @@ _log = structlog.get_logger(__name__)
 class Forgetting:
     """Forgets downloads, exchanges in the audit log, and tokens of jobs that nothing names, each after its time.
 
+    Of traffic it makes fewer rows, and forgets these much later.
+
     No transaction has more than some thousand rows.
     """
 
     def __init__(
-        self, database: Database, downloads: Downloads, clock: Callable[[], int], *, download_days: int
+        self,
+        database: Database,
+        downloads: Downloads,
+        traffic: TrafficCounts,
+        clock: Callable[[], int],
+        *,
+        download_days: int,
     ) -> None:
         """*clock* gives seconds since the epoch; *download_days*: how long downloads name tokens."""
         self._database = database
         self._downloads = downloads
+        self._traffic = traffic
         self._clock = clock
         self._keep_tokens_seconds = max(KEEP_EXCHANGES_SECONDS, download_days * DAY_SECONDS)
         self._done_at: int | None = None
@@ -42,6 +52,7 @@ class Forgetting:
         if self._done_at is not None and 0 <= now - self._done_at < DAY_SECONDS:
             return
         await self._downloads.purge()
+        await self._traffic.roll_up()
         exchanges = 0
         purge = partial(purge_exchanges, before=now - KEEP_EXCHANGES_SECONDS, limit=_ROWS_AT_ONCE)
         while count := await self._database.write(purge):

@@ -22,6 +22,7 @@ from icehouse.web import (
     pin_pages,
     provider_page,
     token_pages,
+    traffic_page,
     trust_pages,
 )
 from icehouse.web.assets import SEGMENT, Assets
@@ -90,6 +91,7 @@ ROUTES: Final = (
     pin_pages.put_pin,
     pin_pages.show_unpin,
     pin_pages.unpin,
+    traffic_page.show_traffic,
     token_pages.show_tokens,
     token_pages.show_all_tokens,
     token_pages.show_new_token,

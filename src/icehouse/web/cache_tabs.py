@@ -39,6 +39,7 @@ _TABS: Final[Sequence[tuple[str, str, Permission]]] = (
     ("Use", "/{cache}", Permission.PULL),
     ("Paths", "/ui/caches/{cache}/paths", Permission.PULL),
     ("Pins", "/ui/caches/{cache}/pins", Permission.PULL),
+    ("Traffic", "/ui/caches/{cache}/traffic", Permission.PUSH),
     ("Access", "/ui/caches/{cache}/access", Permission.ADMIN),
 )
 """The text, the path and what the page needs, in the order of the tabs."""

@@ -1,17 +1,47 @@
-"""The first page: the caches that the visitor may see."""
+"""The first page: the caches that the visitor may see, how large they are, and how they are used."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from litestar import Response, get
 from litestar.di import NamedDependency
 
 from icehouse.api.caches import CacheView
+from icehouse.db.sizes import CacheSizes
+from icehouse.db.traffic import TrafficRow
+from icehouse.errors import Denied, Unauthenticated
+from icehouse.rules.access import Permission, check_access
 from icehouse.web.pages import Page
+from icehouse.web.traffic_page import show_rate
 from icehouse.web.visits import Visit
+
+_DAYS: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class CacheCard:
+    """What is told of one cache."""
+
+    cache: CacheView
+    sizes: CacheSizes
+    traffic: TrafficRow | None
+    """Of the last days; `None`: it is not for this visitor."""
+
+    @property
+    def saved(self) -> str | None:
+        """How much less its NARs take than they are long."""
+        nar_bytes, stored_bytes = self.sizes.nar_bytes, self.sizes.stored_bytes
+        if stored_bytes >= nar_bytes:
+            return None
+        return f"{1 - stored_bytes / nar_bytes:.0%}".replace("%", " %")
+
+    @property
+    def hit_rate(self) -> str:
+        """How many of the paths that were asked for were there."""
+        return "none" if self.traffic is None else show_rate(self.traffic.hits, self.traffic.misses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +50,8 @@ class HomePage(Page):
 
     template = "home.html"
 
-    caches: Sequence[CacheView]
+    cards: Sequence[CacheCard]
+    days: int = _DAYS
 
     @property
     def title(self) -> str:
@@ -31,4 +62,22 @@ class HomePage(Page):
 @get("/")
 async def show_home(visit: NamedDependency[Visit]) -> Response[Any]:
     """The caches that the visitor may see."""
-    return visit.show(HomePage(await visit.parts.caches.list_caches(visit.grant)))
+    caches = await visit.parts.caches.list_caches(visit.grant)
+    sizes = await visit.parts.traffic.list_sizes()
+    traffic = await visit.parts.traffic.sum_days([each.cache_id for each in sizes.values()], _DAYS)
+    cards: list[CacheCard] = []
+    for cache in caches:
+        size = sizes.get(cache.name)
+        if size is None:
+            continue  # deleted meanwhile
+        row = traffic.get(size.cache_id, TrafficRow(size.cache_id, 0))
+        cards.append(CacheCard(cache, size, row if _may_see_traffic(visit, cache) else None))
+    return visit.show(HomePage(cards))
+
+
+def _may_see_traffic(visit: Visit, cache: CacheView) -> bool:
+    try:
+        check_access(visit.grant, Permission.PUSH, cache.name, is_public=cache.is_public)
+    except (Denied, Unauthenticated):
+        return False
+    return True

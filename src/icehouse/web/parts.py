@@ -17,6 +17,7 @@ from icehouse.services.provider_logins import ProviderLogins
 from icehouse.services.sessions import Sessions
 from icehouse.services.signing_passes import SigningPasses
 from icehouse.services.tokens import Tokens
+from icehouse.services.traffic import TrafficCounts
 from icehouse.services.trust import Trust
 
 
@@ -33,6 +34,7 @@ class WebParts:
     logins: ProviderLogins | None
     """`None`: people log in with tokens."""
     tokens: Tokens
+    traffic: TrafficCounts
     paths: Paths
     logs: Logs
     contents: Contents
