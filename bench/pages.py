@@ -29,6 +29,7 @@ _PAGES: Mapping[str, str] = {
     "a path": f"{_UI}/paths/{{path}}",
     "its referrers": f"{_UI}/paths/{{path}}/referrers",
     "why it is kept": f"{_UI}/paths/{{path}}/why",
+    "its closure": f"{_UI}/paths/{{path}}/closure",
     "pins": f"{_UI}/pins",
     "own tokens": "/ui/tokens",
 }

@@ -52,6 +52,7 @@ from icehouse.services.aliases import Aliases
 from icehouse.services.audit import Audit
 from icehouse.services.backup import Backups
 from icehouse.services.caches import Caches
+from icehouse.services.closure_sizes import ClosureSizes
 from icehouse.services.collections import Collections
 from icehouse.services.contents import Contents
 from icehouse.services.downloads import Downloads
@@ -256,6 +257,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             collections=collections,
             trash=Trash(database, clock, note_use=access_times.note),
             paths=Paths(database, access_database, access_times, clock=clock),
+            closure_sizes=ClosureSizes(database, workers),
             audit=Audit(database),
             logs=Logs(database, blobs, workers, clock),
             realisations=Realisations(database, clock),
@@ -292,6 +294,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
                 tokens=parts.tokens,
                 traffic=traffic,
                 paths=parts.paths,
+                closure_sizes=parts.closure_sizes,
                 logs=parts.logs,
                 contents=contents,
                 pins=parts.pins,

@@ -258,6 +258,12 @@ RULES: Final[dict[str, Rule]] = {
     "GET /api/v1/caches/{cache_name}/paths/{hash_part}/referrers": Rule(
         Permission.PULL, f"{_CACHE}/paths/{_PART}/referrers"
     ),
+    "GET /api/v1/caches/{cache_name}/paths/{hash_part}/closure": Rule(
+        Permission.PULL, f"{_CACHE}/paths/{_PART}/closure"
+    ),
+    "GET /api/v1/caches/{cache_name}/paths/{hash_part}/chain/{other}": Rule(
+        Permission.PULL, f"{_CACHE}/paths/{_PART}/chain/{_PART}"
+    ),
     "GET /api/v1/caches/{cache_name}/search": Rule(Permission.PULL, f"{_CACHE}/search"),
     "GET /api/v1/caches/{cache_name}/why/{hash_part}": Rule(Permission.PULL, f"{_CACHE}/why/{_PART}"),
     # Publishing
@@ -351,6 +357,11 @@ RULES: Final[dict[str, Rule]] = {
             "/ui/caches/{cache}/paths/{hash_part}/referrers",
             Permission.PULL,
             f"/ui/caches/{{cache}}/paths/{_PART}/referrers",
+        ),
+        (
+            "/ui/caches/{cache}/paths/{hash_part}/closure",
+            Permission.PULL,
+            f"/ui/caches/{{cache}}/paths/{_PART}/closure",
         ),
         ("/ui/caches/{cache}/paths/{hash_part}/why", Permission.PULL, f"/ui/caches/{{cache}}/paths/{_PART}/why"),
     ),

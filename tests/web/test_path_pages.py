@@ -110,6 +110,25 @@ def test_referrers_have_a_page(stranger: Client, admin: Client) -> None:
     assert hashes(read(admin, f"{page_of(NUMPY)}/referrers")) == parts(APP, OLD)
 
 
+def test_why_has_the_way_to_another_path_of_the_closure(stranger: Client) -> None:
+    text = read(stranger, f"{page_of(APP)}/why?to=GLIBC")
+    assert hashes(text.partition("Why it needs")[2]) == parts(APP, NUMPY, GLIBC)
+    assert "does not reach such a path" in read(stranger, f"{page_of(GLIBC)}/why?to={APP}")
+    assert "itself" in read(stranger, f"{page_of(GLIBC)}/why?to={GLIBC}")
+
+
+def test_closure_is_a_map_and_a_table(stranger: Client) -> None:
+    text = read(stranger, f"{page_of(APP)}/closure?sort=size")
+    drawing, _, table = text.partition('class="treemap"')[2].partition("</svg>")
+    assert set(re.findall(rf'<a href="{LIST}/([^"/?]*)" tabindex="-1">', drawing)) == set(
+        parts(APP, NUMPY, PYTHON, OPENSSL, GLIBC)
+    )
+    assert hashes(table) == parts(PYTHON, GLIBC, NUMPY, OPENSSL, APP)
+    assert hashes(read(stranger, f"{page_of(APP)}/closure"))[:2] == parts(APP, NUMPY)
+    assert "style=" not in drawing
+    read(stranger, f"{page_of(OLD)}/closure", status=404)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with run_browser() as browser:
@@ -131,4 +150,5 @@ def test_pages_are_accessible_and_fit(browser: Browser, stranger: Client) -> Non
     check_page(browser, f"{root}{LIST}", "paths", storage_state=state)
     check_page(browser, f"{root}{page_of(PYTHON)}", "path")
     check_page(browser, f"{root}{page_of(OLD)}", "path-in-trash")
-    check_page(browser, f"{root}{page_of(PYTHON)}/why", "path-why")
+    check_page(browser, f"{root}{page_of(PYTHON)}/why?to=glibc", "path-why")
+    check_page(browser, f"{root}{page_of(APP)}/closure", "path-closure")

@@ -115,6 +115,39 @@ class FoundPaths(msgspec.Struct, frozen=True, kw_only=True):
     """What `before` is to be set to for the next ones, even if there are few or none here; null: there are no more."""
 
 
+class ClosureMember(msgspec.Struct, frozen=True, kw_only=True):
+    """A path of a closure."""
+
+    store_path: str
+    """Base name."""
+    nar_size: int
+    added_size: int
+    """Bytes of NARs that the closure would lose if nothing in it referred to this path: its own, and of what only this
+    path brings in."""
+
+
+class ClosureView(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of ``GET …/paths/{hash part}/closure``."""
+
+    nar_size: int
+    """Of all its paths."""
+    paths: list[ClosureMember]
+    """What brings most first; the path itself, which brings all, before all others."""
+    externals: list[str]
+    """Base names of what it reaches in upstreams of the cache, whose size does not count."""
+    is_cut: bool
+    """It is larger than what was looked at; all else here is of that."""
+
+
+class ChainAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of ``GET …/paths/{hash part}/chain/{other}``."""
+
+    chain: list[str]
+    """Base names, each referring to the next, from the path to the other one by the shortest way; empty: by none."""
+    is_complete: bool
+    """False: the closure is too large to look at all of it, and the rest may have a way."""
+
+
 class PathsPage(msgspec.Struct, frozen=True, kw_only=True):
     """Body of ``GET …/paths``: paths by hash part."""
 

@@ -65,6 +65,8 @@ ROUTES = (
     cache_routes.delete_path,
     cache_routes.explain_one_path,
     cache_routes.list_referrers,
+    cache_routes.show_closure,
+    cache_routes.find_chain,
     cache_routes.search_paths,
     publish_routes.find_missing,
     publish_routes.find_missing_chunks,

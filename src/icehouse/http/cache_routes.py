@@ -8,7 +8,16 @@ from litestar import delete, get, patch, post
 from litestar.params import QueryParameter
 
 from icehouse.api.caches import CacheConfigure, CacheCreate, CacheSize, CacheView
-from icehouse.api.paths import DeleteAnswer, FoundPaths, PathsPage, PathView, RestoreAnswer, WhyAnswer
+from icehouse.api.paths import (
+    ChainAnswer,
+    ClosureView,
+    DeleteAnswer,
+    FoundPaths,
+    PathsPage,
+    PathView,
+    RestoreAnswer,
+    WhyAnswer,
+)
 from icehouse.http.parts import ServerParts
 from icehouse.http.publish_routes import MAX_JSON_BYTES, Credential
 from icehouse.nix.store_paths import parse_hash_part
@@ -130,6 +139,22 @@ async def list_referrers(
     entry = await parts.access.enter(cache_name, Permission.PULL, credential)
     part, with_hidden = parse_hash_part(hash_part), allows(entry.grant, Permission.DELETE, cache_name)
     return await parts.paths.list_referrers(entry.cache, part, before=before, with_hidden=with_hidden)
+
+
+@get("/api/v1/caches/{cache_name:str}/paths/{hash_part:str}/closure", tags=["caches"])
+async def show_closure(cache_name: str, hash_part: str, parts: ServerParts, credential: Credential) -> ClosureView:
+    """A visible path with all that it reaches, and how much each of these adds. Of large ones the first 20,000."""
+    entry = await parts.access.enter(cache_name, Permission.PULL, credential)
+    return await parts.closure_sizes.view(entry.cache, parse_hash_part(hash_part))
+
+
+@get("/api/v1/caches/{cache_name:str}/paths/{hash_part:str}/chain/{other:str}", tags=["caches"])
+async def find_chain(
+    cache_name: str, hash_part: str, other: str, parts: ServerParts, credential: Credential
+) -> ChainAnswer:
+    """Why the closure of a visible path has another one: the shortest chain of references between them."""
+    entry = await parts.access.enter(cache_name, Permission.PULL, credential)
+    return await parts.closure_sizes.find_chain(entry.cache, parse_hash_part(hash_part), parse_hash_part(other))
 
 
 @get("/api/v1/caches/{cache_name:str}/search", tags=["caches"])

@@ -13,6 +13,7 @@ from icehouse.services.access import Access
 from icehouse.services.aliases import Aliases
 from icehouse.services.audit import Audit
 from icehouse.services.caches import Caches
+from icehouse.services.closure_sizes import ClosureSizes
 from icehouse.services.collections import Collections
 from icehouse.services.contents import Contents
 from icehouse.services.downloads import Downloads
@@ -69,6 +70,7 @@ class ServerParts:
     collections: Collections
     trash: Trash
     paths: Paths
+    closure_sizes: ClosureSizes
     audit: Audit
     logs: Logs
     realisations: Realisations

@@ -16,6 +16,7 @@ from icehouse.rules.sessions import parse_return
 from icehouse.web import (
     access_page,
     cache_page,
+    closure_page,
     home_page,
     login_page,
     path_pages,
@@ -84,6 +85,7 @@ ROUTES: Final = (
     path_pages.show_path,
     path_pages.show_referrers,
     path_pages.show_why,
+    closure_page.show_closure,
     pin_pages.show_pins,
     pin_pages.show_pin,
     pin_pages.show_new_pin,

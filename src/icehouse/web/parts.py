@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from icehouse.errors import IcehouseError
 from icehouse.services.access import Access
 from icehouse.services.caches import Caches
+from icehouse.services.closure_sizes import ClosureSizes
 from icehouse.services.contents import Contents
 from icehouse.services.keys import Keys
 from icehouse.services.logs import Logs
@@ -36,6 +37,7 @@ class WebParts:
     tokens: Tokens
     traffic: TrafficCounts
     paths: Paths
+    closure_sizes: ClosureSizes
     logs: Logs
     contents: Contents
     pins: Pins

@@ -11,7 +11,7 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 
-from icehouse.api.paths import FoundPaths, PathSummary, PathView, SignatureCheck, WhyAnswer
+from icehouse.api.paths import ChainAnswer, FoundPaths, PathSummary, PathView, SignatureCheck, WhyAnswer
 from icehouse.errors import InvalidFormat, NotFound
 from icehouse.nix.store_paths import StoreDir, parse_hash_part
 from icehouse.rules.access import Permission, allows
@@ -31,6 +31,7 @@ _SEARCHED: Final = 1_000  # of what pins keep; the page that explains looks furt
 
 Text = Annotated[str, QueryParameter(name="q")]
 By = Annotated[str, QueryParameter()]
+To = Annotated[str, QueryParameter()]
 Before = Annotated[str | None, QueryParameter()]
 
 
@@ -141,6 +142,12 @@ class WhyPage(Page):
     why: WhyAnswer
     chain: Sequence[PathLink]
     """From what is pinned to the path; empty: no pin is known to keep it."""
+    to: str
+    """What else the visitor asks for: why the path needs that."""
+    way: Sequence[PathLink]
+    """From the path to that; empty: it does not reach it, or nothing was asked for."""
+    is_complete: bool
+    """Whether all that the path reaches was looked at."""
     has_log: bool
 
     @property
@@ -210,15 +217,31 @@ async def show_referrers(
 
 
 @get(f"{PATHS_PATH}/{{hash_part:str}}/why")
-async def show_why(cache: FromPath[str], hash_part: FromPath[str], visit: NamedDependency[Visit]) -> Response[Any]:
-    """Why a visible path is in the cache."""
+async def show_why(
+    cache: FromPath[str], hash_part: FromPath[str], visit: NamedDependency[Visit], to: To = ""
+) -> Response[Any]:
+    """Why a visible path is in the cache; and why its closure has another one."""
     entry = await visit.enter(cache, Permission.PULL)
     view = await visit.parts.paths.show(entry.cache, part := parse_hash_part(hash_part))
     why = await visit.parts.paths.explain(entry.cache, part)
     name = entry.cache.name
-    chain = [] if why.kept_by is None else [link_to(name, each) for each in why.kept_by.chain]
-    has_log = await visit.parts.logs.has_log(entry.cache, view.deriver)
-    return visit.show(WhyPage(make_head(visit, entry, TAB), link_to(name, view.store_path), why, chain, has_log))
+    chain = [] if why.kept_by is None else why.kept_by.chain
+    found = ChainAnswer(chain=[], is_complete=True)
+    sizes = visit.parts.closure_sizes
+    if (target := await sizes.find_member(entry.cache, part, to)) is not None:
+        found = await sizes.find_chain(entry.cache, part, target)
+    return visit.show(
+        WhyPage(
+            head=make_head(visit, entry, TAB),
+            path=link_to(name, view.store_path),
+            why=why,
+            chain=[link_to(name, each) for each in chain],
+            to=to.strip(),
+            way=[link_to(name, each) for each in found.chain],
+            is_complete=found.is_complete,
+            has_log=await visit.parts.logs.has_log(entry.cache, view.deriver),
+        )
+    )
 
 
 def may_see_hidden(visit: Visit, entry: Entry) -> bool:
