@@ -17,8 +17,9 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 import pytest
 
-from icehouse.http.folder_page import MAX_ROWS, FolderPage, render_folder_page, show_name
+from icehouse.http.folder_page import MAX_ROWS, FolderPage, render_folder_page
 from icehouse.nix import nix32
+from icehouse.nix.excerpts import show_name
 from icehouse.nix.listing import ListedDirectory, ListedRegular
 from icehouse.nix.nar_write import Directory, Node, Regular, Symlink, write_nar
 from tests.http.running import Answer, Pieces, RunningServer

@@ -363,7 +363,29 @@ RULES: Final[dict[str, Rule]] = {
             Permission.PULL,
             f"/ui/caches/{{cache}}/paths/{_PART}/closure",
         ),
+        *(
+            (
+                f"/ui/caches/{{cache}}/paths/{{hash_part}}/{template}",
+                Permission.PULL,
+                f"/ui/caches/{{cache}}/paths/{_PART}/{path}",
+            )
+            for template, path in (
+                ("files", "files"),
+                ("files/{names}", "files/bin"),
+                ("download/{names}", "download/bin/run"),
+                ("log", "log"),
+                ("log/text", "log/text"),
+            )
+        ),
         ("/ui/caches/{cache}/paths/{hash_part}/why", Permission.PULL, f"/ui/caches/{{cache}}/paths/{_PART}/why"),
+    ),
+    **_pages(
+        (
+            "/ui/caches/{cache}/paths/{hash_part}/download",
+            Permission.PULL,
+            f"/ui/caches/{{cache}}/paths/{_PART}/download",
+        ),
+        granted={"/ui/caches/{cache}/paths/{hash_part}/download": 303},  # it is a folder, which has a page
     ),
     **_pages(("/ui/tokens", Need.A_TOKEN, "/ui/tokens"), ("/ui/tokens/new", Need.ADMIN_SOMEWHERE, "/ui/tokens/new")),
     "POST /ui/tokens": Rule(

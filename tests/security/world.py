@@ -309,7 +309,7 @@ class World:
             (numbers[identity_of(chunk)] for chunk in chunks),
             (store_hash for chunk in chunks for store_hash in chunk.hashes),
         )
-        path = path_body(base_name, nar)
+        path = msgspec.structs.replace(path_body(base_name, nar), deriver=DERIVATION)
         body = {"nar_hash": path.nar_hash, "nar_size": len(nar), "recipe": render_recipe(recipe)}
         await self.do("POST", f"{api}/nars", {"nars": [body]})
         await self.do("POST", f"{api}/paths", {"paths": [path]})

@@ -9,9 +9,10 @@ from html import unescape
 import pytest
 from playwright.sync_api import Browser
 
+from icehouse.web.file_pages import show_log_text
 from tests.http.running import RunningServer
 from tests.web.browser import check_page, open_context, run_browser
-from tests.web.built_paths import APP, GLIBC, NUMPY, OLD, OPENSSL, PYTHON, fill
+from tests.web.built_paths import APP, GLIBC, HOSTILE, NUMPY, OLD, OPENSSL, PYTHON, fill
 from tests.web.client import Client
 
 LIST = "/ui/caches/team/paths"
@@ -129,6 +130,72 @@ def test_closure_is_a_map_and_a_table(stranger: Client) -> None:
     read(stranger, f"{page_of(OLD)}/closure", status=404)
 
 
+def test_folders_and_files_are_browsed(stranger: Client) -> None:
+    files = f"{page_of(APP)}/files"
+    top = read(stranger, files)
+    assert re.findall(rf'href="{files}/([^"]*)"', top) == ["bin", "current", "python", "share"]
+    assert "→ <bdi>/etc/passwd</bdi>" in top
+    assert "executable" in read(stranger, f"{files}/bin")
+    assert read(stranger, f"{files}/share/doc").count("Download<span") == 5
+    assert read(stranger, f"{files}/current/").count("Download<span") == 5
+    assert "libpython.so" in read(stranger, f"{files}/python/lib")
+    assert "exec python3 -m report" in read(stranger, f"{files}/bin/report")
+    odd = re.findall(rf'href="({files}/share/doc/%[^"]*)"', read(stranger, f"{files}/share/doc"))
+    assert "<strong><bdi>&lt;b&gt;&amp;\\xff</bdi></strong>" in read(stranger, odd[0])
+    for absent in ("nothing", "bin/report/x", "elsewhere", "share/%2e%2e"):
+        read(stranger, f"{files}/{absent}", status=400 if "%2e" in absent else 404)
+
+
+def test_what_strangers_packed_is_text_in_a_page_or_a_download(stranger: Client) -> None:
+    text = read(stranger, f"{page_of(APP)}/files/share/doc/page.html")
+    assert "&lt;script&gt;document.title" in text
+    for name, body in (("page.html", HOSTILE), ("picture.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>")):
+        answer = stranger.get(f"{page_of(APP)}/download/share/doc/{name}")
+        assert (answer.status, answer.body) == (200, body)
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert answer.headers["content-disposition"] == f"attachment; filename*=UTF-8''{name}"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+    head = stranger.send("HEAD", f"{page_of(APP)}/download/share/doc/table.bin")
+    assert (head.status, head.headers["content-length"], head.body) == (200, "30000", b"")
+    assert "It is no text" in read(stranger, f"{page_of(APP)}/files/share/doc/table.bin")
+    folder = stranger.get(f"{page_of(APP)}/download/share")
+    assert (folder.status, folder.headers["location"]) == (303, f"{page_of(APP)}/files/share")
+
+
+def test_log_is_text_and_a_download(stranger: Client) -> None:
+    text = read(stranger, f"{page_of(APP)}/log")
+    assert "building\nbuilding\n" in text
+    assert "&lt;i&gt;done&lt;/i&gt;" in text
+    answer = stranger.get(f"{page_of(APP)}/log/text")
+    assert answer.body.endswith(b"<i>done</i>\n")
+    assert answer.headers["content-disposition"].startswith("attachment")
+    assert "Build log" in read(stranger, page_of(APP))
+    assert "Build log" not in read(stranger, page_of(GLIBC))
+    read(stranger, f"{page_of(GLIBC)}/log", status=404)
+
+
+@pytest.mark.parametrize(
+    ("log", "text"),
+    [
+        (b"\x1b[1;31mfailed\x1b[0m\r\nnext\n", "failed\nnext\n"),
+        (b"tab\there\x1b[", "tab\there"),
+        ("\u202eevil\x00\x1b]0;title\x07".encode(), "\\u202eevil\\x00\\x1b]0;title\\x07"),
+        (b"caf\xe9", "caf\ufffd"),
+    ],
+)
+def test_log_is_shown_without_what_terminals_do(log: bytes, text: str) -> None:
+    assert show_log_text(log) == text
+
+
+def test_files_of_a_private_cache_open_in_a_session(server: RunningServer, admin: Client) -> None:
+    fill(server, "secret")
+    page = f"/ui/caches/secret/paths/{APP[:32]}"
+    for path in (f"{page}/files/bin/report", f"{page}/download/bin/report", f"{page}/log/text", f"{page}/closure"):
+        assert admin.get(path).status == 200
+        assert Client(server).get(path).status == 401
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with run_browser() as browser:
@@ -152,3 +219,6 @@ def test_pages_are_accessible_and_fit(browser: Browser, stranger: Client) -> Non
     check_page(browser, f"{root}{page_of(OLD)}", "path-in-trash")
     check_page(browser, f"{root}{page_of(PYTHON)}/why?to=glibc", "path-why")
     check_page(browser, f"{root}{page_of(APP)}/closure", "path-closure")
+    check_page(browser, f"{root}{page_of(APP)}/files/share/doc", "path-folder")
+    check_page(browser, f"{root}{page_of(APP)}/files/bin/report", "path-file")
+    check_page(browser, f"{root}{page_of(APP)}/log", "path-log")

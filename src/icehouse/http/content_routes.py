@@ -6,7 +6,6 @@ All of it is made from the NARs. What stock Nix uploads of it is therefore looke
 from __future__ import annotations
 
 import asyncio
-import codecs
 import mimetypes
 import re
 from collections.abc import AsyncIterator, Sequence
@@ -23,12 +22,13 @@ from icehouse.errors import InvalidFormat
 from icehouse.http.asgi import Header
 from icehouse.http.cache_files import FileRequest, FileRoute, caching_headers
 from icehouse.http.files import OpenFile, send_file
-from icehouse.http.folder_page import PAGE_HEADERS, FolderPage, render_folder_page, show_name
+from icehouse.http.folder_page import PAGE_HEADERS, FolderPage, render_folder_page
 from icehouse.nix.debug_info import parse_build_id, render_debug_info
+from icehouse.nix.excerpts import show_name
 from icehouse.nix.listing import LISTING_VERSION
 from icehouse.nix.store_paths import parse_hash_part
 from icehouse.rules.access import Permission
-from icehouse.services.contents import FoundFile, FoundFolder
+from icehouse.services.contents import FoundFile, FoundFolder, is_text
 from icehouse.storage.nar_contents import ContentsSlice
 
 MAX_LISTING_BYTES: Final = 64 * 1024 * 1024
@@ -178,17 +178,9 @@ def _choose_type(name: str, file: ContentsSlice) -> str:
     if kind is not None and not kind.startswith("text/"):
         return kind
     start = bytes(file.read(0, min(_SNIFFED_BYTES, file.file_size)))
-    if _is_text(start, is_whole=len(start) == file.file_size):
+    if is_text(start, is_whole=len(start) == file.file_size):
         return f"{kind or 'text/plain'}; charset=utf-8"
     return kind or _OCTETS
-
-
-def _is_text(start: bytes, *, is_whole: bool) -> bool:
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(start, final=is_whole)
-    except UnicodeDecodeError:
-        return False
-    return b"\0" not in start
 
 
 def _read(text: bytes | bytearray, kind: type[_Sent], what: str) -> _Sent:

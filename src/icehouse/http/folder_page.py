@@ -12,6 +12,7 @@ from typing import Final, assert_never
 from urllib.parse import quote
 
 from icehouse.http.asgi import Header
+from icehouse.nix.excerpts import show_name
 from icehouse.nix.listing import ListedDirectory, ListedNode, ListedRegular, ListedSymlink
 
 MAX_ROWS: Final = 10_000
@@ -82,12 +83,6 @@ def render_folder_page(page: FolderPage) -> bytes:
 </body>
 </html>
 """.encode()
-
-
-def show_name(raw: bytes) -> str:
-    """A name for people: what is not UTF-8, or would not be seen or turn the text around, as an escape."""
-    text = raw.decode(errors="backslashreplace")
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def _render_row(page: FolderPage, name: bytes, entry: ListedNode) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ MAX_ENTRIES: Final = 400_000
 
 REMEMBERED_BYTES: Final = 32 * 1024 * 1024
 """Memory for listings that may be asked for again."""
+
+MAX_TEXT_BYTES: Final = 256 * 1024
+"""Of a file that is shown as text."""
 
 _ENTRY_BYTES: Final = 250  # of a listing's memory: measured, but for the names
 _AT_ONCE: Final = 2  # listings that are made or rendered
@@ -124,6 +128,18 @@ class Contents:
             path = await self._get_neighbour(cache, end.base_name)
         raise NotFound(f"symlinks lead through more than {MAX_HOPS} store paths")
 
+    async def read_text(self, found: FoundFile) -> str | None:
+        """What a file contains, if that is text of at most `MAX_TEXT_BYTES`.
+
+        Raises:
+            StorageError: the NAR cannot be read.
+        """
+        size = found.file.file_size
+        if size > MAX_TEXT_BYTES:
+            return None
+        data = bytes(await self._workers.run(partial(found.file.read, 0, size)))
+        return data.decode() if is_text(data, is_whole=True) else None
+
     async def find_debug_nar(self, cache: CacheRow, build_id: bytes) -> bytes:
         """The hash of the NAR that has the debug file of a build id.
 
@@ -197,6 +213,15 @@ class Contents:
         while self._remembered_bytes > self._most_remembered_bytes:
             _, (_, forgotten_bytes) = self._remembered.popitem(last=False)
             self._remembered_bytes -= forgotten_bytes
+
+
+def is_text(start: bytes, *, is_whole: bool) -> bool:
+    """Whether the beginning of a file, or all of it, is UTF-8 without zeros."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start, final=is_whole)
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in start
 
 
 def make_listing(contents: NarContents) -> tuple[ListedNode, int]:

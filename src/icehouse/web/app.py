@@ -17,6 +17,7 @@ from icehouse.web import (
     access_page,
     cache_page,
     closure_page,
+    file_pages,
     home_page,
     login_page,
     path_pages,
@@ -86,6 +87,12 @@ ROUTES: Final = (
     path_pages.show_referrers,
     path_pages.show_why,
     closure_page.show_closure,
+    file_pages.show_root,
+    file_pages.show_files,
+    file_pages.download_root,
+    file_pages.download_file,
+    file_pages.show_log,
+    file_pages.download_log,
     pin_pages.show_pins,
     pin_pages.show_pin,
     pin_pages.show_new_pin,
@@ -122,6 +129,7 @@ class Pages:
         """Answer one request."""
         is_head = scope["method"] == "HEAD"
         inner = {**scope, "method": "GET"} if is_head else scope
+        scope["state"]["is_head"] = is_head
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
