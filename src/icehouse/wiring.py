@@ -55,6 +55,7 @@ from icehouse.services.caches import Caches
 from icehouse.services.closure_sizes import ClosureSizes
 from icehouse.services.collections import Collections
 from icehouse.services.contents import Contents
+from icehouse.services.differences import Differences
 from icehouse.services.downloads import Downloads
 from icehouse.services.exchange import Exchange
 from icehouse.services.flushing import flush_regularly
@@ -254,6 +255,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             downloads=downloads,
             contents=contents,
             pins=Pins(database, contents, clock=clock),
+            differences=Differences(database, workers),
             collections=collections,
             trash=Trash(database, clock, note_use=access_times.note),
             paths=Paths(database, access_database, access_times, clock=clock),
@@ -298,6 +300,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
                 logs=parts.logs,
                 contents=contents,
                 pins=parts.pins,
+                differences=parts.differences,
                 clock=clock,
                 public_url=settings.url,
                 version=parts.parameters.version,

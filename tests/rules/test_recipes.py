@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icehouse.errors import InvalidFormat, TooLarge
-from icehouse.rules.recipes import MAX_RECIPE_BYTES, Recipe, Run, make_recipe, parse_recipe, render_recipe
+from icehouse.rules.recipes import (
+    MAX_RECIPE_BYTES,
+    Recipe,
+    Run,
+    make_recipe,
+    merge_runs,
+    parse_recipe,
+    render_recipe,
+)
 from icehouse.rules.varints import encode_varints
 from tests.rules.samples import store_hashes
 
@@ -28,6 +36,12 @@ def test_recipe_names_each_chunk_and_each_store_hash_in_order(numbers: list[int]
     assert recipe.chunk_count == len(numbers)
     assert recipe.hashes == tuple(dict.fromkeys(hashes))
     assert parse(render_recipe(recipe)) == recipe
+
+
+@given(st.lists(st.builds(Run, st.integers(1, 30), st.integers(1, 5))))
+def test_runs_are_merged_to_those_that_their_chunks_have(runs: list[Run]) -> None:
+    numbers = [number for run in runs for number in range(run.first, run.first + run.count)]
+    assert merge_runs(runs) == make_recipe(numbers, []).runs
 
 
 def test_consecutive_numbers_are_one_run() -> None:

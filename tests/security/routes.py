@@ -287,6 +287,7 @@ RULES: Final[dict[str, Rule]] = {
     "DELETE /api/v1/caches/{cache_name}/pins/{pin_name}": Rule(
         Permission.PIN, f"{_CACHE}/pins/passing", granted=204, undo=("put pin",)
     ),
+    "GET /api/v1/caches/{cache_name}/difference": Rule(Permission.PULL, f"{_CACHE}/difference?from={HELLO}&to={HELLO}"),
     # Collections
     "POST /api/v1/caches/{cache_name}/collections": Rule(
         Permission.DELETE, f"{_CACHE}/collections", _json(is_dry_run=True)
@@ -394,6 +395,7 @@ RULES: Final[dict[str, Rule]] = {
     **_pages(
         ("/ui/caches/{cache}/pins", Permission.PULL, "/ui/caches/{cache}/pins"),
         ("/ui/caches/{cache}/pins/{pin}", Permission.PULL, "/ui/caches/{cache}/pins/kept"),
+        ("/ui/caches/{cache}/compare", Permission.PULL, f"/ui/caches/{{cache}}/compare?from={HELLO}&to={HELLO}"),
         ("/ui/caches/{cache}/new-pin", Permission.PIN, "/ui/caches/{cache}/new-pin"),
         ("/ui/caches/{cache}/pins/{pin}/change", Permission.PIN, "/ui/caches/{cache}/pins/kept/change"),
         ("/ui/caches/{cache}/pins/{pin}/unpin", Permission.PIN, "/ui/caches/{cache}/pins/kept/unpin"),

@@ -1,5 +1,6 @@
 """Rows of NARs and their recipes."""
 
+import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from icehouse.db.chunks import are_all_sound
 from icehouse.db.schema import chunk, nar, path, recipe
 from icehouse.errors import InvalidFormat
 from icehouse.nix import nix32
-from icehouse.rules.recipes import parse_runs
+from icehouse.rules.recipes import Run, parse_runs
 
 _BATCH = 1000
 _YOUNG_SECONDS = 3600  # a day later a NAR without a path is removed
@@ -44,6 +45,16 @@ def find_nars(connection: Connection, domain_id: int, nar_hashes: Collection[byt
 def find_recipe(connection: Connection, nar_id: int) -> bytes | None:
     """The encoded recipe of a NAR."""
     return connection.execute(select(recipe.c.body).where(recipe.c.nar_id == nar_id)).scalar()
+
+
+def load_runs(connection: Connection, nar_ids: Collection[int]) -> dict[int, tuple[Run, ...]]:
+    """The chunks of at most a thousand NARs, without those whose recipe is damaged. One recipe is read at a time."""
+    rows = connection.execute(select(recipe.c.nar_id, recipe.c.body).where(recipe.c.nar_id.in_(nar_ids)))
+    found: dict[int, tuple[Run, ...]] = {}
+    for row in rows:
+        with contextlib.suppress(InvalidFormat):
+            found[row.nar_id] = parse_runs(row.body)
+    return found
 
 
 def find_unsound(connection: Connection, nar_ids: Collection[int]) -> set[int]:

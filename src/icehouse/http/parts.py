@@ -16,6 +16,7 @@ from icehouse.services.caches import Caches
 from icehouse.services.closure_sizes import ClosureSizes
 from icehouse.services.collections import Collections
 from icehouse.services.contents import Contents
+from icehouse.services.differences import Differences
 from icehouse.services.downloads import Downloads
 from icehouse.services.exchange import Exchange
 from icehouse.services.keys import Keys
@@ -67,6 +68,7 @@ class ServerParts:
     downloads: Downloads
     contents: Contents
     pins: Pins
+    differences: Differences
     collections: Collections
     trash: Trash
     paths: Paths

@@ -138,6 +138,18 @@ def parse_full(text: str, store_dir: StoreDir) -> StorePath:
     return StorePath.parse(text[len(prefix) :])
 
 
+def parse_path_or_hash(text: str, store_dir: StoreDir) -> tuple[HashPart, StorePath | None]:
+    """Read what people name a path by: its base name, its absolute path, or the hash part alone.
+
+    Raises:
+        InvalidFormat: it is none of these.
+    """
+    if len(text) == HASH_PART_LENGTH:
+        return parse_hash_part(text), None
+    store_path = parse_full(text, store_dir) if text.startswith("/") else StorePath.parse(text)
+    return store_path.hash_part, store_path
+
+
 def make_store_path(kind: str, inner_digest: bytes, name: str, store_dir: StoreDir) -> StorePath:
     """The store path of that *name* whose hash part stands for *kind* and the SHA-256 *inner_digest*.
 

@@ -122,6 +122,17 @@ def parse_runs(data: bytes) -> tuple[Run, ...]:
     return tuple(Run(reader.varint(_MAX_NUMBER), reader.varint(_MAX_NUMBER)) for _ in range(reader.varint(len(data))))
 
 
+def merge_runs(runs: Iterable[Run]) -> tuple[Run, ...]:
+    """The same chunks in as few runs as can be: equal for NARs that differ in nothing but store hashes."""
+    merged: list[Run] = []
+    for run in runs:
+        if merged and merged[-1].first + merged[-1].count == run.first:
+            merged[-1] = Run(merged[-1].first, merged[-1].count + run.count)
+        else:
+            merged.append(run)
+    return tuple(merged)
+
+
 def _patch_count(reader: VarintReader, hashes: tuple[bytes, ...]) -> int:
     count = reader.varint(reader.remaining)
     if count and not hashes:

@@ -32,7 +32,7 @@ from icehouse.db.pins import (
 )
 from icehouse.errors import Conflict, NotFound, TooLarge
 from icehouse.nix.excerpts import excerpt
-from icehouse.nix.store_paths import HASH_PART_LENGTH, HashPart, StoreDir, StorePath, parse_full, parse_hash_part
+from icehouse.nix.store_paths import HASH_PART_LENGTH, HashPart, StoreDir, StorePath, parse_path_or_hash
 from icehouse.rules.audit import Action, Actor
 from icehouse.rules.pins import (
     MAX_PINS,
@@ -258,13 +258,7 @@ class Pins:
 
 
 def _parse(request: PinPut, store_dir: StoreDir) -> _Wish:
-    text = request.store_path
-    store_path: StorePath | None = None
-    if len(text) == HASH_PART_LENGTH:
-        hash_part = parse_hash_part(text)
-    else:
-        store_path = parse_full(text, store_dir) if text.startswith("/") else StorePath.parse(text)
-        hash_part = store_path.hash_part
+    hash_part, store_path = parse_path_or_hash(request.store_path, store_dir)
     keep = make_keep(days=request.keep_days, revisions=request.keep_revisions, forever=request.keep_forever)
     return _Wish(hash_part, store_path, parse_artifacts(request.artifacts), keep)
 

@@ -60,6 +60,7 @@ class Renderer:
         environment = self._environment
         cast("dict[str, object]", environment.globals)["asset"] = assets.url
         environment.filters["size"] = show_size
+        environment.filters["change"] = show_change
         environment.filters["day"] = show_day
         environment.filters["period"] = show_period
 
@@ -75,6 +76,12 @@ def show_size(size: int) -> str:
     power = min((size.bit_length() - 1) // 10, len(_UNITS))
     amount = size / _STEP**power
     return f"{amount:.0f} {_UNITS[power - 1]}" if amount >= _FEW else f"{amount:.1f} {_UNITS[power - 1]}"
+
+
+def show_change(size: int) -> str:
+    """By how many bytes something grew or shrank, for people: with a sign, or ``±0``."""
+    sign = "+" if size > 0 else "\N{MINUS SIGN}"
+    return f"{sign}{show_size(abs(size))}" if size else "±0"
 
 
 def show_day(seconds: int) -> Markup:

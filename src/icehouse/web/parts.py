@@ -10,6 +10,7 @@ from icehouse.services.access import Access
 from icehouse.services.caches import Caches
 from icehouse.services.closure_sizes import ClosureSizes
 from icehouse.services.contents import Contents
+from icehouse.services.differences import Differences
 from icehouse.services.keys import Keys
 from icehouse.services.logs import Logs
 from icehouse.services.paths import Paths
@@ -41,6 +42,7 @@ class WebParts:
     logs: Logs
     contents: Contents
     pins: Pins
+    differences: Differences
     public_url: str
     """The address under which people reach the server, without a slash at the end."""
     version: str

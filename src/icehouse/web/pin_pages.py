@@ -12,7 +12,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 
 from icehouse.api.pins import PinDetails, PinPut, PinView, RevisionView
-from icehouse.errors import Conflict, IcehouseError, InvalidFormat, NotFound, TooLarge
+from icehouse.errors import Conflict, InvalidFormat, NotFound, TooLarge
 from icehouse.rules.access import Permission
 from icehouse.rules.pins import MAX_KEEP_DAYS, MAX_KEEP_REVISIONS, describe_keep
 from icehouse.services.access import Entry
@@ -54,6 +54,8 @@ class PinsPage(Page):
 
     head: CacheHead
     pins: Sequence[ListedPin]
+    compare_path: str
+    """Of the form that compares two paths."""
     new_path: str | None
     """Of the form for a new pin; `None`: the visitor may not pin."""
     next_path: str | None
@@ -164,6 +166,7 @@ async def show_pins(cache: FromPath[str], visit: NamedDependency[Visit], after: 
     page = PinsPage(
         make_head(visit, entry, _TAB),
         [ListedPin(each, pin_path(cache, each.name), link_to(cache, each.newest.store_path)) for each in shown],
+        f"/ui/caches/{cache}/compare",
         f"/ui/caches/{cache}/new-pin" if may(visit, entry, Permission.PIN) else None,
         f"{_list_path(cache)}?{urlencode({'after': shown[-1].name})}" if len(pins) > len(shown) else None,
         is_first=not after,
@@ -230,7 +233,7 @@ async def put_pin(cache: FromPath[str], visit: NamedDependency[Visit], form: Nam
     try:
         await pins.put_pin(entry.cache, name, _read_form(form), visit.actor, seen=seen)
     except (InvalidFormat, TooLarge, NotFound, Conflict) as exc:
-        status = _status(visit, exc)
+        status = visit.status_of(exc)
         try:
             now = await pins.show_pin(entry.cache, name)
         except NotFound:
@@ -342,8 +345,3 @@ def _read_form(form: Form) -> PinPut:
 def _number(form: Form, field: str) -> int | None:
     text = form.text(field)
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
-
-
-def _status(visit: Visit, error: IcehouseError) -> int:
-    statuses = visit.parts.statuses
-    return statuses[next(kind for kind in type(error).__mro__ if kind in statuses)][0]

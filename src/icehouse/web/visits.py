@@ -9,7 +9,7 @@ from typing import Any
 from litestar import Request, Response
 from litestar.datastructures import Cookie
 
-from icehouse.errors import Unauthenticated
+from icehouse.errors import IcehouseError, Unauthenticated
 from icehouse.rules.access import Grant, Permission
 from icehouse.rules.audit import Actor, Origin
 from icehouse.rules.sessions import SessionSecret, parse_secret
@@ -57,6 +57,11 @@ class Visit:
     async def enter(self, cache_name: str, permission: Permission) -> Entry:
         """The cache, if the visitor may do that to it. The errors are those of `Access.enter_as`."""
         return await self.parts.access.enter_as(cache_name, permission, self.grant)
+
+    def status_of(self, error: IcehouseError) -> int:
+        """The status of an answer that tells of *error*, as the API's."""
+        statuses = self.parts.statuses
+        return statuses[next(kind for kind in type(error).__mro__ if kind in statuses)][0]
 
     def show(
         self,
