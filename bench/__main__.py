@@ -8,6 +8,7 @@ from bench.builds import measure_builds
 from bench.comparators import compare_nginx_with_itself
 from bench.copies import measure_copies
 from bench.corpora import bench_folder, make_chain_corpus, make_large_corpus, make_plain_corpus, make_rebuild_corpus
+from bench.differences import measure_differences
 from bench.downloads import measure_downloads
 from bench.huge import measure_memory
 from bench.lifecycle import measure_lifecycle
@@ -28,11 +29,13 @@ _MEASUREMENTS: Mapping[str, Callable[[int], list[Row]]] = {
     "memory": measure_memory,
     "lifecycle": measure_lifecycle,
     "pages": measure_pages,
+    "differences": measure_differences,
     "start": measure_start_up,
     "builds": measure_builds,
 }
-_ONLY_BY_NAME = {"copy", "memory", "lifecycle", "pages", "builds"}  # They need up to 20 GB of disk, and minutes.
-_NEED_NO_CORPUS = {"lifecycle", "pages", "start", "builds"}
+# They need up to 20 GB of disk, or minutes.
+_ONLY_BY_NAME = {"copy", "memory", "lifecycle", "pages", "differences", "builds"}
+_NEED_NO_CORPUS = {"lifecycle", "pages", "differences", "start", "builds"}
 
 
 def main() -> int:
