@@ -389,6 +389,15 @@ RULES: Final[dict[str, Rule]] = {
         granted={"/ui/caches/{cache}/paths/{hash_part}/download": 303},  # it is a folder, which has a page
     ),
     **_pages(("/ui/tokens", Need.A_TOKEN, "/ui/tokens"), ("/ui/tokens/new", Need.ADMIN_SOMEWHERE, "/ui/tokens/new")),
+    **_pages(("/ui/new-cache", Need.ADMIN_SOMEWHERE, "/ui/new-cache")),
+    "POST /ui/caches": Rule(
+        Need.ADMIN_OF_NAME,
+        "/ui/caches",
+        b"name={cache}&audience=private&store_dir=/nix/store",
+        granted={**_NEW, Cache.ABSENT: 303},
+        undo=("delete new cache",),
+        is_page=True,
+    ),
     "POST /ui/tokens": Rule(
         Need.ADMIN_OF_NAME, "/ui/tokens", b"description=x&permissions=pull&cache_pattern={cache}&days=7", is_page=True
     ),

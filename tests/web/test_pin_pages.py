@@ -217,5 +217,6 @@ def test_pages_are_accessible_and_fit(browser: Browser, server: RunningServer) -
             (f"{LIST}/release-24.05", "pin"),
             (f"{LIST}/release-24.05/change", "pin-change"),
             (f"{LIST}/release-24.05/unpin", "pin-remove"),
+            ("/ui/new-cache", "new-cache"),
         ):
             check_page(browser, f"{address}{path}", name, storage_state=state)

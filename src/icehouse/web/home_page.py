@@ -14,6 +14,7 @@ from icehouse.db.sizes import CacheSizes
 from icehouse.db.traffic import TrafficRow
 from icehouse.errors import Denied, Unauthenticated
 from icehouse.rules.access import Permission, check_access
+from icehouse.web.new_cache_page import may_create
 from icehouse.web.pages import Page
 from icehouse.web.traffic_page import show_rate
 from icehouse.web.visits import Visit
@@ -51,6 +52,7 @@ class HomePage(Page):
     template = "home.html"
 
     cards: Sequence[CacheCard]
+    may_create: bool
     days: int = _DAYS
 
     @property
@@ -72,7 +74,7 @@ async def show_home(visit: NamedDependency[Visit]) -> Response[Any]:
             continue  # deleted meanwhile
         row = traffic.get(size.cache_id, TrafficRow(size.cache_id, 0))
         cards.append(CacheCard(cache, size, row if _may_see_traffic(visit, cache) else None))
-    return visit.show(HomePage(cards))
+    return visit.show(HomePage(cards, may_create(visit.grant)))
 
 
 def _may_see_traffic(visit: Visit, cache: CacheView) -> bool:
