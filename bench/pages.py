@@ -31,9 +31,11 @@ _PAGES: Mapping[str, str] = {
     "why it is kept": f"{_UI}/paths/{{path}}/why",
     "its closure": f"{_UI}/paths/{{path}}/closure",
     "pins": f"{_UI}/pins",
+    "a pin": f"{_UI}/pins/release-5",
+    "the difference of two paths": f"{_UI}/compare?from={{path}}&to={{other}}",
     "own tokens": "/ui/tokens",
 }
-"""By what they show. `{path}` is another path of those that are kept, each time."""
+"""By what they show. `{path}` and `{other}` are other paths of those that are kept, each time."""
 
 
 def measure_pages(rounds: int) -> list[Row]:
@@ -49,7 +51,10 @@ def measure_pages(rounds: int) -> list[Row]:
 
 def _measure(browser: "_Browser", million: Million, what: str, path: str, rounds: int) -> list[Row]:
     source = random.Random(path)
-    asked = [path.format(path=source.choice(million.recent)) for _ in range(rounds * _ASKED)]
+    asked = [
+        path.format(path=source.choice(million.recent), other=source.choice(million.recent))
+        for _ in range(rounds * _ASKED)
+    ]
     seconds = [browser.get(each) for each in asked]
     title = f"page: {what}, median of {len(seconds)}"
     return [
