@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import Connection, delete, select, update
 
 from icehouse.db.caches import get_cache, insert_upstream
-from icehouse.db.schema import path, recipe
+from icehouse.db.schema import nar, path, recipe
 from icehouse.errors import Unavailable
 from icehouse.nix.narinfo import NarInfo
 from icehouse.nix.store_paths import NIX_STORE, HashPart, StorePath
@@ -138,3 +138,29 @@ async def test_another_build_and_wrong_bytes_and_silence_heal_nothing(store: Sto
 
 async def test_without_damage_nothing_is_fetched(store: Store) -> None:
     assert await repair(store) == RepairReport({}, {}, [])
+
+
+class Purging(Elsewhere):
+    """One that answers so slowly that a collection purges everything meanwhile."""
+
+    store: Store
+
+    async def read(self, info: NarInfo) -> AsyncGenerator[bytes]:
+        def purge(connection: Connection) -> None:
+            for table in (path, recipe, nar):
+                connection.execute(delete(table))
+
+        await self.store.database.write(purge)
+        async for piece in super().read(info):
+            yield piece
+
+
+async def test_what_is_purged_while_it_is_fetched_is_nobodys_any_more(store: Store) -> None:
+    lose_packs(store)
+    await verify(store)
+    source = Purging("https://upstream", NARS)
+    source.store = store
+    report = await repair(store, source)
+    assert report.failed == {}
+    assert report.restored == []
+    assert await store.count(path) == 0

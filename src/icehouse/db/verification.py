@@ -379,9 +379,12 @@ def load_damaged(connection: Connection, cache_name: str | None) -> list[Damaged
 def mark_readable(connection: Connection, nar_id: int) -> None:
     """Let `restore_healed` restore the paths of a NAR that was put together and hashed just now.
 
-    What their rows say of the NAR is written anew: it may be what was wrong.
+    What their rows say of the NAR is written anew: it may be what was wrong. Of a NAR that was purged meanwhile, as a
+    repair takes its time, there are no paths.
     """
-    row = connection.execute(select(*_NAR_COLUMNS).where(nar.c.id == nar_id)).one()
+    row = connection.execute(select(*_NAR_COLUMNS).where(nar.c.id == nar_id)).one_or_none()
+    if row is None:
+        return
     hidden = (path.c.nar_id == nar_id) & (path.c.hidden_because == ROWS_WRONG)
     values = {
         "hidden_because": UNREADABLE,
