@@ -295,6 +295,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
                 draw=secrets.token_bytes,
                 tokens=parts.tokens,
                 traffic=traffic,
+                audit=parts.audit,
                 paths=parts.paths,
                 closure_sizes=parts.closure_sizes,
                 logs=parts.logs,

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, event
 
 
 def steps_of(connection: Connection, work: Callable[[], object]) -> list[str]:
-    """The steps of the one statement that *work* executes, as SQLite explains them."""
+    """The steps of the statements that *work* executes, as SQLite explains them."""
     statements: list[tuple[str, Any]] = []
 
     def note(_: Connection, __: object, statement: str, parameters: object, *___: object) -> None:
@@ -18,5 +18,9 @@ def steps_of(connection: Connection, work: Callable[[], object]) -> list[str]:
     event.listen(connection, "before_cursor_execute", note)
     work()
     event.remove(connection, "before_cursor_execute", note)
-    ((statement, parameters),) = statements
-    return [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+    assert statements
+    return [
+        row.detail
+        for statement, parameters in statements
+        for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+    ]

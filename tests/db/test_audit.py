@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from icehouse.db.audit import Change, count_exchanges, insert_change, page_changes, purge_exchanges
+from icehouse.db.audit import Change, count_exchanges, insert_change, look_back, page_changes, purge_exchanges
 from icehouse.db.engine import Database, after_commit
 from icehouse.db.migrate import prepare_database
 from icehouse.rules.access import covers, matches
-from icehouse.rules.audit import KEEP_EXCHANGES_SECONDS, ON_SERVER, Action, Actor, AuditFilter
+from icehouse.rules.audit import KEEP_EXCHANGES_SECONDS, ON_SERVER, Action, Actor, AuditFilter, AuditPlace
 from tests.db.plans import steps_of
 
 CHANGE = Change(Action.PIN_PUT, "main", "live", None, '{"a":1}')
@@ -67,7 +67,7 @@ def test_only_exchanges_that_are_90_days_old_may_be_deleted(database: Database) 
                 raw.execute("DELETE FROM audit WHERE id = ?", [number])
     counts = [database.write_now(partial(purge_exchanges, before=old + 1, limit=limit)) for limit in (1, 10, 10)]
     assert counts == [1, 1, 0]
-    rows = database.read_now(partial(page_changes, reach="*", wanted=AuditFilter(), limit=10))
+    rows = database.read_now(partial(page_changes, reach=["*"], wanted=AuditFilter(), limit=10))
     assert [row.id for row in rows] == [5, 2, 1]
 
 
@@ -86,7 +86,7 @@ def test_exchanges_are_counted_and_found_by_their_index(database: Database) -> N
 def test_change_comes_back_as_it_was_noted(database: Database) -> None:
     actor = Actor("CI", 7, "2001:db8::1", "id-1")
     database.write_now(lambda connection: insert_change(connection, actor, CHANGE, now=5))
-    (row,) = database.read_now(lambda connection: page_changes(connection, "*", AuditFilter(), limit=10))
+    (row,) = database.read_now(lambda connection: page_changes(connection, ["*"], AuditFilter(), limit=10))
     assert (row.id, row.at, row.actor, row.change) == (1, 5, actor, CHANGE)
 
 
@@ -96,7 +96,7 @@ PATTERNS = ["a", "ab", "a*", "a-*", "*", "*b", "a*b", "b"]
 @pytest.mark.parametrize("reach", [*PATTERNS, "a-b", "**"])
 def test_reach_is_that_of_tokens(database: Database, reach: str) -> None:
     add(database, *PATTERNS)
-    rows = database.read_now(lambda connection: page_changes(connection, reach, AuditFilter(), limit=100))
+    rows = database.read_now(lambda connection: page_changes(connection, [reach], AuditFilter(), limit=100))
     assert sorted(row.change.cache_pattern for row in rows) == sorted(p for p in PATTERNS if covers(reach, p))
 
 
@@ -114,7 +114,7 @@ def test_what_concerns_a_cache_are_patterns_that_match_it(database: Database, na
 def test_who_is_a_number_or_a_part_of_a_name(database: Database, by: str, found: list[str]) -> None:
     for who, token_id in (("x", 5), ("50 CI", 1), ("job 5", 2), ("y", 55)):
         add(database, "*", actor=Actor(who, token_id))
-    rows = database.read_now(lambda connection: page_changes(connection, "*", AuditFilter(by=by), limit=100))
+    rows = database.read_now(lambda connection: page_changes(connection, ["*"], AuditFilter(by=by), limit=100))
     assert sorted(row.actor.who for row in rows) == found
 
 
@@ -140,3 +140,49 @@ def test_notice_follows_the_commit_and_never_a_rollback(database: Database) -> N
     assert told == ["0 before, 1 row"]
     database.write_now(lambda _: None)
     assert told == ["0 before, 1 row"]
+
+
+def walk(database: Database, wanted: AuditFilter, *, rows: int, limit: int) -> list[tuple[int, str]]:
+    """All that is wanted, stretch by stretch, as the page asks for it."""
+    seen: list[tuple[int, str]] = []
+    place: AuditPlace | None = None
+    while True:
+        found, last = database.read_now(
+            partial(look_back, reach=["*"], wanted=wanted, before=place, rows=rows, limit=limit + 1)
+        )
+        seen += [(row.at, row.change.cache_pattern) for row in found[:limit]]
+        place = AuditPlace(found[limit - 1].at, found[limit - 1].id) if len(found) > limit else last
+        if place is None:
+            return seen
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 100])
+@pytest.mark.parametrize("limit", [1, 2, 100])
+def test_log_is_walked_back_in_time_without_gap_or_repetition(database: Database, rows: int, limit: int) -> None:
+    times = [5, 7, 7, 6, 9, 1, 7]  # The clock was set back twice.
+    for number, at in enumerate(times):
+        change = Change(Action.PIN_PUT, f"c{number}", None, None, None)
+        database.write_now(partial(insert_change, actor=ON_SERVER, change=change, now=at))
+    everything = [(9, "c4"), (7, "c6"), (7, "c2"), (7, "c1"), (6, "c3"), (5, "c0"), (1, "c5")]
+    assert walk(database, AuditFilter(), rows=rows, limit=limit) == everything
+    assert walk(database, AuditFilter(since=5, until=7), rows=rows, limit=limit) == everything[4:6]
+    assert walk(database, AuditFilter(cache_name="c5"), rows=rows, limit=limit) == everything[6:]
+    assert walk(database, AuditFilter(action="key."), rows=rows, limit=limit) == []
+
+
+def test_looking_back_finds_its_place_in_the_index(database: Database) -> None:
+    wanted = AuditFilter(since=1, until=9, cache_name="team")
+
+    def work(connection: Connection) -> list[str]:
+        place = AuditPlace(5, 5)
+        return steps_of(connection, lambda: look_back(connection, ["team*"], wanted, before=place, rows=10, limit=5))
+
+    steps = database.read_now(work)
+    assert sum("ix_audit_at (at>? AND at<?)" in step for step in steps) == 2, steps
+
+
+def test_changes_before_a_time_are_listed(database: Database) -> None:
+    for at in (1, 2, 3):
+        database.write_now(partial(insert_change, actor=ON_SERVER, change=CHANGE, now=at))
+    rows = database.read_now(partial(page_changes, reach=["*"], wanted=AuditFilter(since=2, until=3), limit=9))
+    assert [row.at for row in rows] == [2]

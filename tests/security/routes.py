@@ -422,7 +422,11 @@ RULES: Final[dict[str, Rule]] = {
     "POST /ui/tokens/{token_id}/revoke": Rule(
         Need.OWN_TOKEN, "/ui/tokens/{token}/revoke", b"", granted=303, is_page=True
     ),
-    **_pages(("/ui/tokens/all", Need.ADMIN_SOMEWHERE, "/ui/tokens/all")),
+    **_pages(
+        ("/ui/tokens/all", Need.ADMIN_SOMEWHERE, "/ui/tokens/all"),
+        ("/ui/audit", Need.ADMIN_SOMEWHERE, "/ui/audit?action=pin."),
+        ("/ui/audit/export", Need.ADMIN_SOMEWHERE, "/ui/audit/export?by=nobody"),
+    ),
     **_pages(
         (f"{_ACCESS}", Permission.ADMIN, f"{_ACCESS}"),
         (f"{_ACCESS}/trust/new", Permission.ADMIN, f"{_ACCESS}/trust/new?ci=gitlab"),

@@ -122,7 +122,7 @@ async def test_job_gets_a_token_for_its_cache_for_some_minutes_with_what_is_know
 
 
 async def exchanges(world: World) -> list[AuditRow]:
-    rows = await world.store.database.read(lambda connection: page_changes(connection, "*", AuditFilter(), limit=100))
+    rows = await world.store.database.read(lambda connection: page_changes(connection, ["*"], AuditFilter(), limit=100))
     return [row for row in rows if row.change.action is Action.TOKEN_EXCHANGE]
 
 

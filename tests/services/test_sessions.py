@@ -52,7 +52,7 @@ class Desk:
         return found
 
     def actions(self) -> list[tuple[str, str]]:
-        rows = self.database.read_now(lambda connection: page_changes(connection, "*", AuditFilter(), limit=100))
+        rows = self.database.read_now(lambda connection: page_changes(connection, ["*"], AuditFilter(), limit=100))
         return [(row.change.action, row.actor.who) for row in reversed(rows)]
 
 

@@ -11,7 +11,7 @@ from icehouse.web.assets import Assets
 from icehouse.web.cache_page import make_cache_page
 from icehouse.web.cache_tabs import CacheHead
 from icehouse.web.error_page import ErrorPage
-from icehouse.web.pages import Frame, Renderer, show_day, show_size
+from icehouse.web.pages import Frame, Renderer, show_day, show_moment, show_period, show_size
 from tests.http.running import Answer, RunningServer
 
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -158,3 +158,13 @@ def test_day_is_shown_with_its_second() -> None:
     assert show_day(1_700_000_000) == (
         '<time datetime="2023-11-14T22:13:20Z" title="2023-11-14 22:13:20 UTC">14 November 2023</time>'
     )
+    assert str(show_moment(1_700_000_000)).endswith(">14 November 2023, 22:13 UTC</time>")
+
+
+def test_periods_are_shown_in_their_largest_exact_unit() -> None:
+    assert [show_period(each) for each in (90, 900, 3600, 86_400 * 7)] == [
+        "90 seconds",
+        "15 minutes",
+        "1 hour",
+        "7 days",
+    ]

@@ -30,11 +30,12 @@ class AuditOptions:
     action: str | None = None
     by: str | None = None
     since: str | None = None
+    until: str | None = None
     limit: int = 50
     data_dir: Path | None = None
 
 
-def audit(
+def audit(  # noqa: PLR0913  each is an option of the command
     *,
     cache: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only what concerns this cache of the server.")
@@ -48,6 +49,9 @@ def audit(
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only what was done in the last 7d, say, or from 2026-11-30 on.")
     ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only what was done before that: 7d ago, or before 2026-11-30.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="COUNT", help="List so many of the newest changes.")] = 50,
     data_dir: Annotated[
         Path | None,
@@ -60,7 +64,7 @@ def audit(
 
     A token needs the permission admin, and is told what concerns the caches that it is for.
     """
-    options = AuditOptions(cache, action, by, since, limit, data_dir)
+    options = AuditOptions(cache, action, by, since, until, limit, data_dir)
     carry_out(run, options, Printer(is_json=json, is_quiet=quiet))
 
 
@@ -68,11 +72,13 @@ async def run(options: AuditOptions, services: Services, printer: Printer) -> No
     """List changes."""
     from icehouse.rules.audit import AuditFilter
 
+    now = int(time.time())
     wanted = AuditFilter(
         cache_name=options.cache,
         action=options.action,
         by=options.by,
-        since=None if options.since is None else parse_since(options.since, int(time.time())),
+        since=None if options.since is None else parse_since(options.since, now),
+        until=None if options.until is None else parse_since(options.until, now),
     )
     if options.data_dir is not None:
         from icehouse.services.audit import Audit
@@ -107,6 +113,7 @@ def _query(wanted: "AuditFilter", limit: int) -> dict[str, str]:
         "action": wanted.action,
         "by": wanted.by,
         "since": wanted.since,
+        "until": wanted.until,
         "before": wanted.before,
         "limit": limit,
     }

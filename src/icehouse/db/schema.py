@@ -505,7 +505,7 @@ audit = Table(
     "audit",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("at", Integer, nullable=False),
+    Column("at", Integer, nullable=False, index=True),
     Column("action", Text, nullable=False, doc="as in `rules.audit`"),
     Column("cache_pattern", Text, nullable=False, doc="the name of the cache that it concerns, or a glob on names"),
     Column("subject", Text, doc="a pin, a path, the number of a token; null: the cache itself"),

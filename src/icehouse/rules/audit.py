@@ -94,5 +94,15 @@ class AuditFilter:
     by: str | None = None
     """The number of a token, or a part of who did it."""
     since: int | None = None
+    until: int | None = None
+    """Before this time."""
     before: int | None = None
     """Rows with a lower number than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPlace:
+    """A place in the log as it lies in time: the clock may have been set back, so numbers alone do not tell."""
+
+    at: int
+    id: int

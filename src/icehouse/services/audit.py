@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -11,16 +12,19 @@ import structlog
 from sqlalchemy import Connection
 
 from icehouse.api.audit import AuditEntry, AuditPage
-from icehouse.db.audit import AuditRow, Change, insert_change, page_changes
+from icehouse.db.audit import AuditRow, Change, insert_change, look_back, page_changes
 from icehouse.db.engine import Database, after_commit
 from icehouse.errors import InvalidFormat
 from icehouse.nix.excerpts import excerpt
 from icehouse.rules.access import Grant, check_may_read_audit, parse_cache_name
-from icehouse.rules.audit import Action, Actor, AuditFilter
+from icehouse.rules.audit import Action, Actor, AuditFilter, AuditPlace
 
 ENTRIES_A_PAGE: Final = 100
 MAX_ENTRIES_A_PAGE: Final = 1_000
 MAX_BY_LENGTH: Final = 200
+ROWS_LOOKED_AT: Final = 20_000
+"""By `Audit.look_back`."""
+
 
 _log = structlog.get_logger(__name__)
 
@@ -78,6 +82,18 @@ def _tell(actor: Actor, change: Change) -> None:
     _log.info("audit", **{name: value for name, value in facts.items() if value is not None})
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of the log."""
+
+    entries: Sequence[AuditEntry]
+    """Those that are wanted, the newest first."""
+    older: AuditPlace | None
+    """Where to go on; `None`: there are no further ones."""
+    is_full: bool
+    """Whether further ones are known, and not only not looked for."""
+
+
 class Audit:
     """Tells what was changed."""
 
@@ -92,7 +108,7 @@ class Audit:
             Unauthenticated: there are no credentials.
             Denied: *grant* lacks the permission admin.
         """
-        return await self._list(wanted, check_may_read_audit(grant).admin_patterns[0], limit)
+        return await self._list(wanted, check_may_read_audit(grant).admin_patterns, limit)
 
     async def list_changes_on_server(self, wanted: AuditFilter, *, limit: int = ENTRIES_A_PAGE) -> AuditPage:
         """The newest changes that are wanted.
@@ -100,9 +116,28 @@ class Audit:
         Raises:
             InvalidFormat: the filter makes no sense.
         """
-        return await self._list(wanted, "*", limit)
+        return await self._list(wanted, ("*",), limit)
 
-    async def _list(self, wanted: AuditFilter, reach: str, limit: int) -> AuditPage:
+    async def look_back(
+        self, wanted: AuditFilter, grant: Grant | None, *, before: AuditPlace | None, limit: int = ENTRIES_A_PAGE
+    ) -> Stretch:
+        """As `list_changes`, for people: it looks at `ROWS_LOOKED_AT` rows at most, and tells how to go on.
+
+        Raises:
+            InvalidFormat: the filter makes no sense.
+            Unauthenticated: there are no credentials.
+            Denied: *grant* lacks the permission admin.
+        """
+        reach = check_may_read_audit(grant).admin_patterns
+        _check(wanted, limit)
+        rows, last = await self._database.read(
+            partial(look_back, reach=reach, wanted=wanted, before=before, rows=ROWS_LOOKED_AT, limit=limit + 1)
+        )
+        is_full = len(rows) > limit
+        older = AuditPlace(rows[limit - 1].at, rows[limit - 1].id) if is_full else last
+        return Stretch([_entry(row) for row in rows[:limit]], older, is_full=is_full)
+
+    async def _list(self, wanted: AuditFilter, reach: Sequence[str], limit: int) -> AuditPage:
         _check(wanted, limit)
         rows = await self._database.read(partial(page_changes, reach=reach, wanted=wanted, limit=limit + 1))
         return AuditPage(entries=[_entry(row) for row in rows[:limit]], has_more=len(rows) > limit)

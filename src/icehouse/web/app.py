@@ -15,6 +15,7 @@ from icehouse.errors import IcehouseError, NotFound, RateLimited, StorageError, 
 from icehouse.rules.sessions import parse_return
 from icehouse.web import (
     access_page,
+    audit_page,
     cache_page,
     closure_page,
     difference_page,
@@ -119,6 +120,8 @@ ROUTES: Final = (
     trust_pages.show_new_trust,
     trust_pages.add_trust,
     trust_pages.remove_trust,
+    audit_page.show_audit,
+    audit_page.export_audit,
     show_asset,
 )
 """Every route of the web page. GET answers HEAD too."""

@@ -43,6 +43,8 @@ class Frame:
     """Who is logged in; `None`: nobody."""
     form_key: str
     """What every form that is sent by POST must hold."""
+    is_admin: bool = False
+    """Whether they administer something."""
 
 
 class Renderer:
@@ -62,6 +64,7 @@ class Renderer:
         environment.filters["size"] = show_size
         environment.filters["change"] = show_change
         environment.filters["day"] = show_day
+        environment.filters["moment"] = show_moment
         environment.filters["period"] = show_period
 
     def render(self, page: Page, frame: Frame) -> bytes:
@@ -89,6 +92,15 @@ def show_day(seconds: int) -> Markup:
     when = datetime.fromtimestamp(seconds, UTC)
     exact = f"{when:%Y-%m-%d %H:%M:%S} UTC"
     return Markup('<time datetime="{}" title="{}">{} {:%B %Y}</time>').format(
+        f"{when:%Y-%m-%dT%H:%M:%SZ}", exact, when.day, when
+    )
+
+
+def show_moment(seconds: int) -> Markup:
+    """A time to the minute, UTC, with the second beside it for who asks."""
+    when = datetime.fromtimestamp(seconds, UTC)
+    exact = f"{when:%Y-%m-%d %H:%M:%S} UTC"
+    return Markup('<time datetime="{}" title="{}">{} {:%B %Y, %H:%M} UTC</time>').format(
         f"{when:%Y-%m-%dT%H:%M:%SZ}", exact, when.day, when
     )
 

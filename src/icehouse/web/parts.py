@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from icehouse.errors import IcehouseError
 from icehouse.services.access import Access
+from icehouse.services.audit import Audit
 from icehouse.services.caches import Caches
 from icehouse.services.closure_sizes import ClosureSizes
 from icehouse.services.contents import Contents
@@ -37,6 +38,7 @@ class WebParts:
     """`None`: people log in with tokens."""
     tokens: Tokens
     traffic: TrafficCounts
+    audit: Audit
     paths: Paths
     closure_sizes: ClosureSizes
     logs: Logs
