@@ -62,3 +62,4 @@ def scripted() -> Generator[Callable[..., ScriptedServer]]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--security-matrix", metavar="FILE", help="write the table of tests/security to FILE")
+    parser.addoption("--record-answers", action="store_true", help="write what a server answers to the API's examples")

@@ -34,8 +34,9 @@ from icehouse.client.issuer_documents import issuer_documents
 from icehouse.config import ServerSettings
 from icehouse.db.serving import ServingQueries
 from icehouse.errors import Conflict, InvalidFormat, NotFound
-from icehouse.http.app import Server
+from icehouse.http.app import ROUTES, Server
 from icehouse.http.connection import IDLE_SECONDS, Connection
+from icehouse.http.description import ApiDescription
 from icehouse.http.errors import STATUSES
 from icehouse.http.front import find_client, parse_networks
 from icehouse.http.hot import HotParts
@@ -265,7 +266,8 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             realisations=Realisations(database, clock),
             traffic=traffic,
             counters=counters,
-            parameters=make_parameters(settings),
+            parameters=(parameters := make_parameters(settings)),
+            description=ApiDescription(ROUTES, version=parameters.version, public_url=settings.url),
             clock=clock,
             trusted_proxies=settings.trusted_proxies,
             requests_per_second=settings.requests_per_second,

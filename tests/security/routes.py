@@ -232,6 +232,7 @@ RULES: Final[dict[str, Rule]] = {
     "GET /health": Rule(Need.NOTHING, "/health"),
     "GET /metrics": Rule(Need.ADMIN_EVERYWHERE, "/metrics"),
     "GET /api/v1/server": Rule(Need.NOTHING, "/api/v1/server"),
+    "GET /api/v1/openapi.json": Rule(Need.NOTHING, "/api/v1/openapi.json"),
     # Caches
     "GET /api/v1/caches": Rule(Need.NOTHING_WRONG, "/api/v1/caches"),
     "POST /api/v1/caches": Rule(

@@ -91,8 +91,7 @@ def test_what_is_granted_has_a_status_of_its_own() -> None:
 
 
 @in_world
-async def test_the_application_has_no_route_outside_the_tables(world: World) -> None:
-    """Litestar adds the OpenAPI document, which is the same for all, by itself."""
+async def test_the_description_of_the_api_is_the_same_for_all(world: World) -> None:
     document = await world.ask("GET", "/api/v1/openapi.json")
     assert document.status == 200
     for caller in CALLERS:

@@ -12,9 +12,6 @@ from litestar import Litestar, Request
 from litestar.datastructures import ResponseHeader
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
 
 from icehouse.errors import IcehouseError
 from icehouse.http import (
@@ -51,6 +48,7 @@ _log = structlog.get_logger(__name__)
 
 ROUTES = (
     server_routes.show_server,
+    server_routes.show_document,
     server_routes.tell_health,
     server_routes.show_metrics,
     cache_routes.list_caches,
@@ -163,19 +161,7 @@ def make_api(parts: ServerParts) -> Litestar:
         },
         request_class=ApiRequest,
         exception_handlers={IcehouseError: answer_error, HTTPException: answer_error, Exception: answer_error},
-        openapi_config=OpenAPIConfig(
-            title="Icehouse",
-            version=parts.parameters.version,
-            path="/api/v1/openapi.json",
-            render_plugins=[JsonRenderPlugin(path="/")],
-            components=Components(
-                security_schemes={
-                    "token": SecurityScheme(type="http", scheme="bearer"),
-                    "netrc": SecurityScheme(type="http", scheme="basic", description="The token is the password."),
-                }
-            ),
-            security=[{}, {"token": []}, {"netrc": []}],
-        ),
+        openapi_config=None,
         response_headers=[ResponseHeader(name="cache-control", value="no-store")],
         logging_config=None,
         pdb_on_exception=False,

@@ -8,6 +8,7 @@ from typing import Final
 
 from icehouse.api.server import ServerParameters
 from icehouse.db.engine import Database
+from icehouse.http.description import ApiDescription
 from icehouse.http.metrics import ServerCounters
 from icehouse.services.access import Access
 from icehouse.services.aliases import Aliases
@@ -79,6 +80,7 @@ class ServerParts:
     traffic: TrafficCounts
     counters: ServerCounters
     parameters: ServerParameters
+    description: ApiDescription
     clock: Callable[[], int]
     """Gives seconds since the epoch."""
     requests_per_second: int = 0

@@ -7,6 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from icehouse.api.server import ServerParameters
 from icehouse.db.sizes import load_sizes
+from icehouse.http.description import PATH
 from icehouse.http.metrics import render_metrics
 from icehouse.http.parts import ServerParts
 from icehouse.http.publish_routes import Credential
@@ -19,7 +20,13 @@ async def show_server(parts: ServerParts) -> ServerParameters:
     return parts.parameters
 
 
-@get("/health", media_type=MediaType.TEXT, include_in_schema=False)
+@get(PATH, media_type=MediaType.JSON, tags=["server"])
+async def show_document(parts: ServerParts) -> Response[bytes]:
+    """This description of the API, in OpenAPI 3.1. It tells of no cache."""
+    return Response(parts.description.json)
+
+
+@get("/health", media_type=MediaType.TEXT, tags=["server"])
 async def tell_health(parts: ServerParts) -> str:
     """Answer 200 once the server is ready, and 503 when its database does not answer."""
     await parts.database.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar_one())
