@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 
 from tests.conftest import find_program
 
@@ -46,15 +46,19 @@ def open_context(browser: Browser, **options: Any) -> Generator[BrowserContext]:
         if message.type == "error" and "the server responded with a status of" not in message.text:
             faults.append(message.text)
 
+    def note_failure(request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # what a page still loads when somebody goes on to the next one
+            faults.append(f"{request.url}: {request.failure}")
+
     context = browser.new_context(**options)
     context.on("console", note)
     context.on("weberror", lambda error: faults.append(str(error.error)))
-    context.on("requestfailed", lambda request: faults.append(f"{request.url}: {request.failure}"))
+    context.on("requestfailed", note_failure)
     try:
         yield context
     finally:
         context.close()
-    assert faults == []
+    assert faults == [], faults
 
 
 def violations_of(page: Page) -> list[str]:

@@ -58,7 +58,61 @@ def go_to(page: Page, tab: str) -> None:
     page.get_by_role("navigation", name="greetings").get_by_role("link", name=tab, exact=True).click()
 
 
-def test_private_cache_from_its_making_to_the_trash_and_back(
+def make_cache(page: Page, store_dir: str) -> None:
+    page.get_by_role("link", name="New cache").click()
+    page.get_by_label("Name").fill("greetings")
+    page.get_by_label("private").check()
+    page.get_by_label("Store directory").fill(store_dir)
+    page.get_by_label("cache.nixos.org").uncheck()
+    page.get_by_role("button", name="Make the cache").click()
+    expect(page.get_by_role("heading", name="greetings")).to_be_visible()
+
+
+def make_token(page: Page) -> str:
+    page.get_by_role("link", name="Tokens", exact=True).click()
+    page.get_by_role("link", name="New token").click()
+    page.get_by_label("Description").fill("laptop")
+    page.get_by_label("push").check()
+    page.get_by_label("On the caches").fill("greetings")
+    page.get_by_role("button", name="Make the token").click()
+    return page.get_by_label("the token", exact=True).inner_text()
+
+
+def find_path(page: Page, name: str) -> None:
+    page.get_by_role("link", name="Caches", exact=True).first.click()
+    page.get_by_role("link", name="greetings").click()
+    go_to(page, "Paths")
+    page.get_by_label("Name, hash or store path").fill(name.partition("-")[0])
+    page.get_by_role("button", name="Search").click()
+    page.get_by_role("link", name=name).click()
+    expect(page.get_by_role("heading", name=name)).to_be_visible()
+
+
+def pin_it(page: Page) -> None:
+    page.get_by_role("link", name="Pin it").click()
+    page.get_by_label("Name").fill("release")
+    page.get_by_role("button", name="Pin it").click()
+    expect(page.get_by_role("heading", name="release")).to_be_visible()
+
+
+def move_pin(page: Page, store_path: str) -> None:
+    page.get_by_role("link", name="Move or change").click()
+    page.get_by_label("Path").fill(store_path)
+    page.get_by_label("the last", exact=True).check()
+    page.get_by_label("How many revisions").fill("2")
+    page.get_by_role("button", name="Change it").click()
+    expect(page.locator(".facts")).to_contain_text("the last 2 revisions")
+
+
+def see_difference(page: Page) -> None:
+    page.get_by_role("link", name="to the one before revision 2").click()
+    rows = page.get_by_label("Packages that differ").locator("tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.filter(has_text="greeter")).to_contain_text("1.0 → 1.1")
+    expect(rows.filter(has_text="library")).to_contain_text(re.compile("contents.*3.1", re.DOTALL))
+
+
+def test_private_cache_from_its_making_to_the_difference_of_what_it_pins(
     browser: Browser, server: RunningServer, nix: PrivateNix, tmp_path: Path
 ) -> None:
     user = User(tmp_path / "home", nix.environment)
@@ -66,58 +120,14 @@ def test_private_cache_from_its_making_to_the_trash_and_back(
     with open_context(browser) as context:
         page = context.new_page()
         log_in(page, server)
-
-        # Create a private cache.
-        page.get_by_role("link", name="New cache").click()
-        page.get_by_label("Name").fill("greetings")
-        page.get_by_label("private").check()
-        page.get_by_label("Store directory").fill(nix.environment["NIX_STORE_DIR"])
-        page.get_by_label("cache.nixos.org").uncheck()
-        page.get_by_role("button", name="Make the cache").click()
-        expect(page.get_by_role("heading", name="greetings")).to_be_visible()
-
-        # Make a token, and push with it.
-        page.get_by_role("link", name="Tokens", exact=True).click()
-        page.get_by_role("link", name="New token").click()
-        page.get_by_label("Description").fill("laptop")
-        page.get_by_label("push").check()
-        page.get_by_label("On the caches").fill("greetings")
-        page.get_by_role("button", name="Make the token").click()
-        token = page.get_by_label("the token", exact=True).inner_text()
-        user.icehouse("login", f"http://127.0.0.1:{server.port}", "--token", token)
+        make_cache(page, nix.environment["NIX_STORE_DIR"])
+        user.icehouse("login", f"http://127.0.0.1:{server.port}", "--token", make_token(page))
         user.icehouse("push", "greetings", first)
-
-        # Find the path.
-        page.get_by_role("link", name="Caches", exact=True).click()
-        page.get_by_role("link", name="greetings").click()
-        go_to(page, "Paths")
-        page.get_by_label("Name, hash or store path").fill("greeter")
-        page.get_by_role("button", name="Search").click()
-        page.get_by_role("link", name="greeter-1.0").click()
-        expect(page.get_by_role("heading", name="greeter-1.0")).to_be_visible()
-
-        # Pin it.
-        go_to(page, "Pins")
-        page.get_by_role("link", name="New pin").click()
-        page.get_by_label("Name").fill("release")
-        page.get_by_label("Path").fill(first)
-        page.get_by_role("button", name="Pin it").click()
-        expect(page.get_by_role("heading", name="release")).to_be_visible()
+        find_path(page, "greeter-1.0")
+        pin_it(page)
         assert user.icehouse("resolve", "greetings", "release").out == f"{first}\n"
 
-        # Push a changed one, and move the pin.
         user.icehouse("push", "greetings", second)
-        page.get_by_role("link", name="Move or change").click()
-        page.get_by_label("Path").fill(second)
-        page.get_by_label("the last", exact=True).check()
-        page.get_by_label("How many revisions").fill("2")
-        page.get_by_role("button", name="Change it").click()
-        expect(page.locator(".facts")).to_contain_text("the last 2 revisions")
+        move_pin(page, second)
         assert user.icehouse("resolve", "greetings", "release").out == f"{second}\n"
-
-        # See the difference.
-        page.get_by_role("link", name="to the one before revision 2").click()
-        rows = page.get_by_label("Packages that differ").locator("tbody tr")
-        expect(rows).to_have_count(2)
-        expect(rows.filter(has_text="greeter")).to_contain_text("1.0 → 1.1")
-        expect(rows.filter(has_text="library")).to_contain_text(re.compile("contents.*3.1", re.DOTALL))
+        see_difference(page)

@@ -18,7 +18,7 @@ from icehouse.rules.access import Permission, allows
 from icehouse.rules.path_queries import parse_query
 from icehouse.services.access import Entry
 from icehouse.services.paths import MAX_PUBLISHERS
-from icehouse.web.cache_tabs import CACHE_PATH, CacheHead, make_head
+from icehouse.web.cache_tabs import CACHE_PATH, CacheHead, make_head, may
 from icehouse.web.pages import Page
 from icehouse.web.path_links import PathLink, link_to
 from icehouse.web.visits import Visit
@@ -90,6 +90,7 @@ class PathPage(Page):
     signatures: Sequence[tuple[str, SignatureCheck]]
     """Each as it stands in the narinfo, with what became of it."""
     has_log: bool
+    may_pin: bool
 
     @property
     def title(self) -> str:
@@ -287,6 +288,7 @@ def _make_page(
         more_referrers=referrers.before,
         signatures=list(zip(view.signatures, view.signature_checks, strict=True)),
         has_log=has_log,
+        may_pin=may(visit, entry, Permission.PIN),
     )
 
 
