@@ -78,6 +78,7 @@ from icehouse.services.provider_logins import Provider, ProviderLogins
 from icehouse.services.publish import MAX_HASH_PARTS, MAX_PATHS, Publisher
 from icehouse.services.realisations import Realisations
 from icehouse.services.recent_chunks import RecentChunks
+from icehouse.services.retention import Retentions
 from icehouse.services.revocations import Revocations
 from icehouse.services.sessions import Sessions
 from icehouse.services.signing import Sealer, Signer
@@ -87,6 +88,7 @@ from icehouse.services.tokens import Tokens
 from icehouse.services.traffic import TrafficCounts
 from icehouse.services.trash import Trash
 from icehouse.services.trust import Trust
+from icehouse.services.verification_state import VerificationStates
 from icehouse.services.verify_pass import Verification
 from icehouse.services.workers import Workers
 from icehouse.storage.local import LocalBlobStore
@@ -259,6 +261,8 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             differences=Differences(database, workers),
             collections=collections,
             trash=Trash(database, clock, note_use=access_times.note),
+            retention=Retentions(database),
+            verification=VerificationStates(database),
             paths=Paths(database, access_database, access_times, clock=clock),
             closure_sizes=ClosureSizes(database, workers),
             audit=Audit(database),
@@ -304,6 +308,10 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
                 contents=contents,
                 pins=parts.pins,
                 differences=parts.differences,
+                trash=parts.trash,
+                collections=collections,
+                retention=parts.retention,
+                verification=parts.verification,
                 clock=clock,
                 public_url=settings.url,
                 version=parts.parameters.version,

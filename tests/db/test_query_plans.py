@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ from icehouse.db.path_search import (
     page_published,
 )
 from icehouse.db.serving import load_served_chunks
-from icehouse.db.trash import search_referrers
+from icehouse.db.trash import TrashPlace, page_of_hidden, search_referrers
 from icehouse.db.verification import find_packs_of_chunks, page_of_links, page_of_nars, page_of_path_facts
 from icehouse.nix.store_paths import parse_hash_part
 from icehouse.rules.recipes import Run
@@ -126,3 +127,15 @@ def test_page_is_read_in_its_order_and_no_further(database: Database, name: str)
     steps = database.write_now(explain)
     assert not [step for step in steps if "SCAN" in step and "VIRTUAL TABLE" not in step], steps
     assert not [step for step in steps if "TEMP B-TREE" in step], steps
+
+
+def test_what_a_collection_hid_is_found_among_a_million_visible_paths(database: Database) -> None:
+    def explain(connection: Connection) -> list[str]:
+        cache = add_cache(connection, "main")
+        read = partial(page_of_hidden, connection, cache.id, since=1, until=9, reasons=["x"], after=TrashPlace(7, 5))
+        steps = steps_of(connection, read)
+        connection.rollback()
+        return steps
+
+    (step,) = database.write_now(explain)
+    assert step.startswith("SEARCH path USING INDEX path_in_trash (cache_id=? AND hidden_at>?")

@@ -2,10 +2,22 @@ from array import array
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from icehouse.rules.retention import CacheFacts, Lists, Reason, Retention, plan_retention, rescue, size_without
+from icehouse.rules.retention import (
+    CacheFacts,
+    Lists,
+    Reason,
+    Retention,
+    outline_retention,
+    plan_retention,
+    preview_retention,
+    rank_paths,
+    rescue,
+    round_age,
+    size_without,
+)
 
 DAY = 86_400
 NOW = 1_000 * DAY
@@ -40,7 +52,7 @@ def cache_facts(
 
 
 def hidden(facts: CacheFacts, roots: Sequence[int] = (), **settings: int) -> list[int]:
-    plan = plan_retention(facts, roots, Retention(**settings), now=NOW)
+    plan = plan_retention(facts, rank_paths(facts, roots), Retention(**settings), now=NOW)
     return [place for place, _ in plan.hide]
 
 
@@ -70,14 +82,14 @@ def test_referrers_are_hidden_before_what_they_refer_to() -> None:
 
 def test_pin_keeps_its_closure_whatever_retention_says() -> None:
     facts = cache_facts([[], [0], [1], []], pushed=[90, 90, 90, 90])
-    plan = plan_retention(facts, [1], Retention(keep_unused_seconds=DAY, budget_bytes=0), now=NOW)
+    plan = plan_retention(facts, rank_paths(facts, [1]), Retention(keep_unused_seconds=DAY, budget_bytes=0), now=NOW)
     assert set(plan.hide) == {(2, Reason.UNUSED), (3, Reason.UNUSED)}
     assert plan.pinned == 2
 
 
 def test_budget_evicts_what_was_used_least_recently_and_no_more() -> None:
     facts = cache_facts([[], [], []], pushed=[3, 2, 1], chunk_bytes=[10, 10, 10])
-    plan = plan_retention(facts, [], Retention(budget_bytes=20), now=NOW)
+    plan = plan_retention(facts, rank_paths(facts, []), Retention(budget_bytes=20), now=NOW)
     assert plan.hide == ((0, Reason.BUDGET),)
     assert (plan.size_before, plan.size_after) == (30, 20)
 
@@ -86,7 +98,7 @@ def test_budget_counts_a_shared_chunk_once_and_frees_it_with_its_last_user() -> 
     facts = cache_facts(
         [[], [], []], pushed=[3, 2, 1], nars=[0, 1, 1], chunks=[[0, 1], [1, 2]], chunk_bytes=[5, 100, 7]
     )
-    plan = plan_retention(facts, [], Retention(budget_bytes=111), now=NOW)
+    plan = plan_retention(facts, rank_paths(facts, []), Retention(budget_bytes=111), now=NOW)
     assert (plan.size_before, plan.size_after) == (112, 107)
     assert [place for place, _ in plan.hide] == [0]
     assert hidden(facts, budget_bytes=106) == [0, 1, 2]
@@ -139,7 +151,7 @@ def test_no_path_that_stays_loses_its_closure_and_sizes_are_right(
     case: tuple[CacheFacts, list[int], Retention],
 ) -> None:
     facts, roots, retention = case
-    plan = plan_retention(facts, roots, retention, now=NOW)
+    plan = plan_retention(facts, rank_paths(facts, roots), retention, now=NOW)
     gone = [place for place, _ in plan.hide]
     assert len(gone) == len(set(gone))
     stays = set(range(len(facts.nars))) - set(gone)
@@ -155,3 +167,41 @@ def test_no_path_that_stays_loses_its_closure_and_sizes_are_right(
     assert plan.size_after == size_of(facts, stays) == size_without(facts, gone)
     if retention.budget_bytes is not None and plan.size_after > retention.budget_bytes:
         assert stays == pinned, "over the budget only with nothing left to evict"
+
+
+@given(caches())
+def test_preview_tells_what_the_plan_does_or_says_that_it_is_only_near(
+    case: tuple[CacheFacts, list[int], Retention],
+) -> None:
+    facts, roots, retention = case
+    assume(0 not in {retention.keep_unused_seconds, retention.keep_pushed_seconds})  # which no cache can have
+    ranks = rank_paths(facts, roots)
+    plan = plan_retention(facts, ranks, retention, now=NOW)
+    seen = preview_retention(outline_retention(facts, ranks, [], now=NOW), retention)
+    counts = {reason: sum(why is reason for _, why in plan.hide) for reason in Reason}
+    for reason in (Reason.UNUSED, Reason.OLD):
+        assert seen.shares[reason].paths == counts[reason]
+    assert seen.size_after <= max(plan.size_after, retention.budget_bytes or 0)
+    if not seen.is_about:
+        assert seen.size_after == plan.size_after
+        assert seen.shares[Reason.BUDGET].paths == counts[Reason.BUDGET]
+        assert {path.place for path in seen.largest} <= {place for place, _ in plan.hide}
+
+
+@given(caches())
+def test_outline_after_a_collection_is_that_of_what_it_left(case: tuple[CacheFacts, list[int], Retention]) -> None:
+    facts, roots, retention = case
+    ranks = rank_paths(facts, roots)
+    plan = plan_retention(facts, ranks, retention, now=NOW)
+    assume(0 not in {retention.keep_unused_seconds, retention.keep_pushed_seconds})
+    outline = outline_retention(facts, ranks, [place for place, _ in plan.hide], now=NOW)
+    assert (outline.size_bytes, outline.paths) == (plan.size_after, len(facts.nars) - len(plan.hide))
+    again = preview_retention(outline, retention)
+    assert sum(share.paths for share in again.shares.values()) == 0 or plan.size_after > (retention.budget_bytes or 0)
+
+
+def test_ages_are_told_apart_less_the_higher_they_are() -> None:
+    days = [0, 1, 89, 90, 96, 97, 364, 365, 394, 395, 99_999]
+    rounded = [round_age(day * DAY + 1) // DAY for day in days]
+    assert rounded == [0, 1, 89, 90, 90, 97, 363, 365, 365, 395, 36_500]
+    assert [round_age(seconds) // DAY for seconds in (-5, 0, DAY, DAY + 1)] == [0, 0, 0, 1]

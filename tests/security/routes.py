@@ -266,6 +266,13 @@ RULES: Final[dict[str, Rule]] = {
         Permission.PULL, f"{_CACHE}/paths/{_PART}/chain/{_PART}"
     ),
     "GET /api/v1/caches/{cache_name}/search": Rule(Permission.PULL, f"{_CACHE}/search"),
+    "GET /api/v1/caches/{cache_name}/trash": Rule(Permission.DELETE, f"{_CACHE}/trash"),
+    "POST /api/v1/caches/{cache_name}/trash/restore": Rule(
+        Permission.DELETE, f"{_CACHE}/trash/restore", _json(hash_parts=[_PART])
+    ),
+    "GET /api/v1/caches/{cache_name}/paths/{hash_part}/deletion": Rule(
+        Permission.DELETE, f"{_CACHE}/paths/{_PART}/deletion"
+    ),
     "GET /api/v1/caches/{cache_name}/why/{hash_part}": Rule(Permission.PULL, f"{_CACHE}/why/{_PART}"),
     # Publishing
     "POST /api/v1/caches/{cache_name}/missing": Rule(Permission.PULL, f"{_CACHE}/missing", _json(hash_parts=[_PART])),
@@ -294,6 +301,11 @@ RULES: Final[dict[str, Rule]] = {
         Permission.DELETE, f"{_CACHE}/collections", _json(is_dry_run=True)
     ),
     "GET /api/v1/caches/{cache_name}/collections": Rule(Permission.DELETE, f"{_CACHE}/collections"),
+    "GET /api/v1/caches/{cache_name}/collections/{collection_id}": Rule(Permission.DELETE, f"{_CACHE}/collections/1"),
+    "GET /api/v1/caches/{cache_name}/retention/preview": Rule(
+        Permission.CONFIGURE, f"{_CACHE}/retention/preview?budget_bytes=1"
+    ),
+    "GET /api/v1/caches/{cache_name}/verification": Rule(Permission.DELETE, f"{_CACHE}/verification"),
     "POST /api/v1/collections": Rule(Need.ADMIN_EVERYWHERE, "/api/v1/collections", _json(is_dry_run=True)),
     "GET /api/v1/collections": Rule(Need.ADMIN_EVERYWHERE, "/api/v1/collections"),
     # Tokens
@@ -452,6 +464,48 @@ RULES: Final[dict[str, Rule]] = {
     ),
     f"POST {_ACCESS}/trust/{{rule_id}}/remove": Rule(
         Permission.ADMIN, f"{_ACCESS}/trust/{{trust}}/remove", b"", granted=303, undo=("add trust",), is_page=True
+    ),
+    **_pages(
+        ("/ui/caches/{cache}/trash", Permission.DELETE, "/ui/caches/{cache}/trash"),
+        (
+            "/ui/caches/{cache}/paths/{hash_part}/delete",
+            Permission.DELETE,
+            f"/ui/caches/{{cache}}/paths/{_PART}/delete",
+        ),
+    ),
+    **_pages(
+        ("/ui/caches/{cache}/retention", Permission.CONFIGURE, "/ui/caches/{cache}/retention"),
+        ("/ui/caches/{cache}/collections", Permission.DELETE, "/ui/caches/{cache}/collections"),
+        ("/ui/caches/{cache}/collections/{number}", Permission.DELETE, "/ui/caches/{cache}/collections/1"),
+    ),
+    "POST /ui/caches/{cache}/retention": Rule(
+        Permission.CONFIGURE, "/ui/caches/{cache}/retention", b"trash_seconds=7", granted=303, is_page=True
+    ),
+    "POST /ui/caches/{cache}/retention/preview": Rule(
+        Permission.CONFIGURE, "/ui/caches/{cache}/retention/preview", b"trash_seconds=7", is_page=True
+    ),
+    "POST /ui/caches/{cache}/retention/plan": Rule(  # which takes `configure` and `delete`
+        Permission.ADMIN, "/ui/caches/{cache}/retention/plan", b"trash_seconds=7", is_page=True
+    ),
+    "POST /ui/caches/{cache}/collections/plan": Rule(
+        Permission.DELETE, "/ui/caches/{cache}/collections/plan", b"", is_page=True
+    ),
+    "POST /ui/caches/{cache}/collections/run": Rule(
+        Permission.DELETE, "/ui/caches/{cache}/collections/run", b"", is_page=True
+    ),
+    "POST /ui/caches/{cache}/trash/restore": Rule(
+        Permission.DELETE, "/ui/caches/{cache}/trash/restore", f"path={_PART}".encode(), is_page=True
+    ),
+    "POST /ui/caches/{cache}/trash/restore-collection": Rule(  # there is none of that number
+        Permission.DELETE, "/ui/caches/{cache}/trash/restore-collection", b"collection=x", granted=400, is_page=True
+    ),
+    "POST /ui/caches/{cache}/paths/{hash_part}/delete": Rule(
+        Permission.DELETE,
+        f"/ui/caches/{{cache}}/paths/{STOCK_PATH[:32]}/delete",
+        b"with_referrers=yes",
+        granted=303,
+        undo=("restore path",),
+        is_page=True,
     ),
     "POST /login": Rule(Need.A_SECRET, "/login", b"token=ice_x", is_page=True),
     "POST /logout": Rule(Need.A_TOKEN, "/logout", b"", granted=303, undo=("log in",), is_page=True),

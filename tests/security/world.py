@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import re
 import sqlite3
 import sys
@@ -13,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 from unittest.mock import patch
@@ -25,6 +25,7 @@ from sqlalchemy import Connection as SqlConnection
 
 from icehouse.api.collections import CollectionEvent
 from icehouse.config import ServerSettings
+from icehouse.db.collection import add_collection
 from icehouse.db.engine import READER_THREADS
 from icehouse.db.sessions import insert_session
 from icehouse.db.tokens import find_token, insert_token, revoke_token
@@ -142,20 +143,17 @@ class Seen:
         return self.answer.status, headers, length, body, self.statements
 
 
-class NoCollections(Collections):
+async def _start_nothing(collections: Collections, request: RunRequest) -> AsyncGenerator[bytes]:
     """Who may ask for a collection is the question here, not what it does in its process."""
-
-    async def start(self, request: RunRequest) -> AsyncGenerator[bytes]:
-        del request
-        return _nothing_to_do()
+    del collections, request
+    return _nothing_to_do()
 
 
 async def _nothing_to_do() -> AsyncGenerator[bytes]:
     yield msgspec.json.encode(CollectionEvent(progress="nothing to do")) + b"\n"
 
 
-async def _flush_nothing() -> None:
-    pass
+NO_COLLECTION: Final = '{"marks": [], "sweeps": []}'
 
 
 @dataclass
@@ -338,7 +336,9 @@ class World:
         return row.id, token
 
     async def settle(self) -> None:
-        """Make the caches and the callers."""
+        """Make the caches and the callers, and a collection of the past that concerned all caches."""
+        past = partial(add_collection, cache_name=None, began_at=0, ended_at=0, started_by="", result=NO_COLLECTION)
+        await self.parts.database.write(past)
         for cache in (Cache.PUBLIC, Cache.PRIVATE):
             await self.fill(cache, is_public=cache is Cache.PUBLIC)
         await self.fill(ELSEWHERE, is_public=False)
@@ -416,12 +416,11 @@ async def open_world(folder: Path) -> AsyncGenerator[World]:
         async with contextlib.AsyncExitStack() as stack:
             with idle:
                 found, hot, pages = await stack.enter_async_context(open_parts(settings))
-            collections = NoCollections(found.database, (), flush_uses=_flush_nothing)
-            parts = dataclasses.replace(found, collections=collections)
+            stack.enter_context(patch.object(Collections, "start", _start_nothing))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", LitestarDeprecationWarning)  # it is about our own dependencies' names
-                app = make_app(parts, hot, pages)
-            world = World(app, parts, started.first_token)
+                app = make_app(found, hot, pages)
+            world = World(app, found, started.first_token)
             await world.settle()
             yield world
     structlog.reset_defaults()

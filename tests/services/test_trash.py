@@ -17,7 +17,7 @@ from icehouse.db.migrate import prepare_access_database
 from icehouse.db.pins import insert_pin, insert_revision
 from icehouse.db.schema import chunk, path, upstream
 from icehouse.db.trash import find_facts
-from icehouse.errors import Conflict, NotFound
+from icehouse.errors import Conflict, InvalidFormat, NotFound, TooLarge, Unavailable
 from icehouse.nix.store_paths import HashPart, parse_hash_part
 from icehouse.rules.audit import Actor
 from icehouse.rules.pins import KEEP_ALL, Revision
@@ -330,3 +330,116 @@ async def test_why_names_the_upstreams_of_what_is_not_here(world: World) -> None
     )
     await world.delete(OTHER)
     assert [(await world.why(each)).upstreams for each in (OTHER, "9" * 32 + "-never", LIB)] == [[url], [url], []]
+
+
+async def test_trash_lists_what_came_last_first_and_why(world: World) -> None:
+    await world.delete(OTHER)
+    world.store.now += 40 * DAY
+    await world.store.database.write(
+        lambda connection: set_settings(connection, world.cache.id, CacheSettings(keep_unused_seconds=30 * DAY))
+    )
+    collect(world)
+    page = await world.trash.list_trash(world.cache)
+    assert {each.store_path for each in page.paths} == {LIB, APP, TOOL}, "what was deleted before is purged"
+    assert {(each.reason, each.collection, each.hidden_at) for each in page.paths} == {
+        ("retention", 1, world.store.now)
+    }
+    world.store.now += 5
+    await world.store.push(world.cache, (OTHER, nar_of(b"other"), []))
+    await world.delete(OTHER)
+    newest = (await world.trash.list_trash(world.cache)).paths[0]
+    assert (newest.store_path, newest.reason, newest.hidden_because, newest.collection) == (
+        OTHER,
+        "deleted",
+        "deleted by ann",
+        None,
+    )
+    assert newest.restorable_until == world.store.now + 7 * DAY
+
+
+async def test_trash_goes_on_page_by_page_and_finds_names(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for base_name in (OTHER, TOOL, APP, LIB):
+        world.store.now += 1
+        await world.delete(base_name)
+    shown: list[str] = []
+    before = None
+    for _ in range(4):
+        page = await world.trash.list_trash(world.cache, before=before, limit=1)
+        shown += [each.store_path for each in page.paths]
+        before = page.before
+    assert (shown, before) == ([LIB, APP, TOOL, OTHER], None)
+    assert [each.store_path for each in (await world.trash.list_trash(world.cache, name="OO")).paths] == [TOOL]
+    assert (await world.trash.list_trash(world.cache, name="%")).paths == []
+    monkeypatch.setattr("icehouse.db.trash.NAMES_A_SEARCH", 2)
+    first = await world.trash.list_trash(world.cache, name="tool")
+    assert first.paths == []
+    assert first.before is not None, "there is more to look through"
+    second = await world.trash.list_trash(world.cache, name="tool", before=first.before)
+    assert [each.store_path for each in second.paths] == [TOOL]
+    with pytest.raises(InvalidFormat, match="place '12': expected what the page before gave"):
+        await world.trash.list_trash(world.cache, before="12")
+
+
+async def test_several_paths_are_restored_and_what_cannot_come_back_is_named(world: World) -> None:
+    await world.delete(LIB, with_referrers=True)
+    await world.delete(OTHER)
+    await world.store.database.write(
+        lambda connection: (
+            connection.execute(update(path).where(path.c.hash_part == APP[:32]).values(hidden_because=UNREADABLE))
+            and None
+        )
+    )
+    answer = await world.trash.restore_many(world.cache, [part(TOOL), part(LIB), part(OTHER)], TESTER)
+    assert (answer.restored, answer.refused) == ([LIB, OTHER], [TOOL[:32]])
+    again = await world.trash.restore_many(world.cache, [part(LIB), part("9" * 32 + "-never")], TESTER)
+    assert (again.restored, again.refused) == ([], ["9" * 32])
+    with pytest.raises(TooLarge, match="expected at most 1000 at once"):
+        await world.trash.restore_many(world.cache, [part(f"{number:032}-x") for number in range(1001)], TESTER)
+
+
+async def test_whole_collection_is_restored_also_after_it_broke_off(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("icehouse.db.trash._BATCH", 1)
+    world.store.now += DAY
+    await world.delete(OTHER)
+    world.store.now += 40 * DAY
+    await world.store.database.write(
+        lambda connection: set_settings(
+            connection, world.cache.id, CacheSettings(keep_unused_seconds=30 * DAY, trash_seconds=99 * DAY)
+        )
+    )
+    collect(world)
+    write, calls = world.store.database.write, 0
+
+    async def fail_later(work: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise Unavailable("the disk went away")
+        return await write(work)  # pyright: ignore[reportArgumentType, reportUnknownVariableType]  as it is
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store.database, "write", fail_later)
+        with pytest.raises(Unavailable):
+            await world.trash.restore_collection(world.cache, 1, TESTER)
+    partly = await world.names()
+    assert 0 < len(partly) < 3
+    answer = await world.trash.restore_collection(world.cache, 1, TESTER)
+    assert sorted(partly + answer.restored) == [LIB, APP, TOOL]
+    assert await world.names(is_trash=True) == [OTHER], "which somebody deleted"
+    with pytest.raises(NotFound, match="no collection 2 of cache 'main' is known"):
+        await world.trash.restore_collection(world.cache, 2, TESTER)
+
+
+async def test_plan_of_a_deletion_names_referrers_and_pins_and_changes_nothing(world: World) -> None:
+    await world.pin("release", TOOL)
+    plan = await world.trash.plan_delete(world.cache, part(LIB))
+    assert (plan.store_path, plan.referrers, plan.referrer_count) == (LIB, [APP, TOOL], 2)
+    assert plan.kept_by == ["release (revision 1)"]
+    assert await world.names() == [LIB, APP, TOOL, OTHER]
+    alone = await world.trash.plan_delete(world.cache, part(OTHER))
+    assert (alone.referrers, alone.kept_by) == ([], [])
+    await world.delete(OTHER)
+    with pytest.raises(Conflict, match="in the trash already"):
+        await world.trash.plan_delete(world.cache, part(OTHER))

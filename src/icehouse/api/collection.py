@@ -17,6 +17,8 @@ class MarkReport(msgspec.Struct, frozen=True, kw_only=True):
     cache: str
     hidden: list[HiddenPath]
     """Referrers before what they refer to."""
+    hidden_by_reason: dict[str, int]
+    """How many for each reason; also of those that `hidden` leaves out where not all were asked for."""
     pinned_paths: int
     """Paths that pins keep, with their closures."""
     stored_bytes_before: int

@@ -5,11 +5,55 @@ import msgspec
 from icehouse.api.collection import CollectionReport, SweepReport
 
 
+class RetentionBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a cache keeps. Null sets no bound."""
+
+    keep_unused_seconds: int | None = None
+    keep_pushed_seconds: int | None = None
+    budget_bytes: int | None = None
+
+
+class PreviewedPath(msgspec.Struct, frozen=True, kw_only=True):
+    """A path that would go to the trash."""
+
+    store_path: str
+    """Base name."""
+    stored_bytes: int
+    """What leaves the size of the cache with it, where all that was used less recently goes too."""
+
+
+class RetentionPreview(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of ``GET …/retention/preview``: what other settings would hide, from sums that were made before."""
+
+    made_at: int
+    """When the cache was summed up. What was pushed, used or pinned since is not in it."""
+    is_about: bool
+    """Whether the numbers are near the exact ones only; a dry run with `retention` tells those."""
+    paths: int
+    """Visible ones then."""
+    pinned_paths: int
+    unused_paths: int
+    """That would go for `keep_unused_seconds`."""
+    unused_bytes: int
+    old_paths: int
+    """That would go for `keep_pushed_seconds`."""
+    old_bytes: int
+    budget_paths: int
+    """That would go for `budget_bytes`."""
+    budget_bytes: int
+    stored_bytes_before: int
+    stored_bytes_after: int
+    largest: list[PreviewedPath]
+    """Some of those that would go, the largest first."""
+
+
 class CollectionRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of ``POST …/collections``."""
 
     is_dry_run: bool = False
     """Only tell what would be done."""
+    retention: RetentionBody | None = None
+    """Of a dry run of one cache: what it goes by, instead of what the cache has set."""
 
 
 class PinHold(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +98,8 @@ class MarkSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     cache: str
     hidden: int
+    hidden_by_reason: dict[str, int] = {}
+    """How many of them for each reason. Empty for what was collected before this was kept."""
     pinned_paths: int
     stored_bytes_before: int
     stored_bytes_after: int

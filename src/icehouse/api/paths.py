@@ -156,6 +156,72 @@ class PathsPage(msgspec.Struct, frozen=True, kw_only=True):
     """Whether others follow; `after` set to the last one's hash part gives them."""
 
 
+TrashReason = Literal["retention", "budget", "deleted", "revoked", "damaged", "other"]
+
+
+class TrashedPath(msgspec.Struct, frozen=True, kw_only=True):
+    """A path in the trash."""
+
+    store_path: str
+    """Base name."""
+    nar_size: int
+    created_at: int
+    published_by: str | None
+    """Description of the token."""
+    hidden_at: int
+    reason: TrashReason
+    hidden_because: str
+    """The same in words, with who or what did it."""
+    restorable_until: int
+    """When the next collection may purge it."""
+    collection: int | None
+    """Number of the collection that hid it."""
+
+
+class TrashPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of ``GET …/trash``: what came last first."""
+
+    paths: list[TrashedPath]
+    before: str | None
+    """Given as `before`, it has what came earlier. Null: there is nothing more. A search looks through 20,000 names at
+    once, so there may be more where `paths` is empty."""
+
+
+class RestoreRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of ``POST …/trash/restore``: either of the two."""
+
+    hash_parts: list[str] | None = None
+    """At most 1,000."""
+    collection: int | None = None
+    """All that this collection hid in the cache and that is still in the trash."""
+    after: str | None = None
+    """With `collection`: where the answer before left off."""
+
+
+class RestoreManyAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of the answer to ``POST …/trash/restore``."""
+
+    restored: list[str]
+    """Base names, sorted: the paths and what they needed from the trash, without those that were visible already."""
+    refused: list[str]
+    """Hash parts of those that cannot come back: something that they reach is damaged, revoked or purged, or they lack
+    a signature that the cache demands."""
+    after: str | None
+    """There is more of the collection; ask again with this."""
+
+
+class DeletePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of ``GET …/paths/{hash part}/deletion``: what deleting a path would do."""
+
+    store_path: str
+    nar_size: int
+    referrers: list[str]
+    """Base names, sorted, at most 1,000: the visible paths that reach it, which would not be whole without it."""
+    referrer_count: int
+    kept_by: list[str]
+    """Pins, with the revision, that keep it or one of the referrers; at most 100. None of them may be deleted."""
+
+
 class RestoreAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Body of ``POST …/paths/{hash part}/restore``."""
 

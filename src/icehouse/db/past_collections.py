@@ -39,6 +39,28 @@ def page_collections(
     ]
 
 
+def find_collection(connection: Connection, collection_id: int) -> CollectionRow | None:
+    """A collection of the past."""
+    row = connection.execute(select(collection).where(collection.c.id == collection_id)).first()
+    if row is None:
+        return None
+    return CollectionRow(row.id, row.cache_name, row.began_at, row.ended_at, row.started_by, row.result)
+
+
+def find_spans(
+    connection: Connection, cache_name: str, *, since: int, until: int, limit: int
+) -> Sequence[tuple[int, int, int]]:
+    """Collections that concern the cache and went on in that time, the newest first: number, begin and end."""
+    rows = connection.execute(
+        select(collection.c.id, collection.c.began_at, collection.c.ended_at)
+        .where(or_(collection.c.cache_name == cache_name, collection.c.cache_name.is_(None)))
+        .where(collection.c.ended_at >= since, collection.c.began_at <= until)
+        .order_by(collection.c.id.desc())
+        .limit(limit)
+    )
+    return [(row.id, row.began_at, row.ended_at) for row in rows]
+
+
 def find_last_began_at(connection: Connection) -> int | None:
     """When the last collection of all caches began."""
     statement = select(func.max(collection.c.began_at)).where(collection.c.cache_name.is_(None))

@@ -21,6 +21,9 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+IS_DAMAGED = "hidden_because >= 'damaged: ' AND hidden_because < 'damaged:!'"
+"""Whether damage hides a path, as an index knows it: it opens with `rules.verification.DAMAGED`."""
+
 domain = Table(
     "domain",
     metadata,
@@ -292,6 +295,16 @@ path = Table(
     Index("path_by_nar", "nar_id", "cache_id"),
     Index("path_by_generation", "cache_id", "generation"),
     Index("path_by_publisher", "published_by", "cache_id"),
+    Index("path_damaged", "cache_id", "id", sqlite_where=text(IS_DAMAGED), postgresql_where=text(IS_DAMAGED)),
+    Index(
+        "path_in_trash",
+        "cache_id",
+        "hidden_at",
+        "id",
+        "name",
+        sqlite_where=text("hidden_at IS NOT NULL"),
+        postgresql_where=text("hidden_at IS NOT NULL"),
+    ),
 )
 
 _NAME_ROW = """
@@ -474,6 +487,15 @@ collection = Table(
     Column("result", Text, nullable=False, doc="JSON: what was done, in numbers"),
 )
 """What collections did. It outlives the cache."""
+
+retention_outline = Table(
+    "retention_outline",
+    metadata,
+    Column("cache_id", Integer, ForeignKey("cache.id", ondelete="CASCADE"), primary_key=True),
+    Column("made_at", Integer, nullable=False),
+    Column("body", BLOB, nullable=False, doc="JSON, as in `services.retention`"),
+)
+"""What any retention of a cache would hide, as the last collection or plan of one summed it up."""
 
 lease = Table(
     "lease",

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, func, select, tuple_
 
 from icehouse.db.query_plans import by_id
 from icehouse.db.schema import path, purged_path, token, waiting_path, waiting_reference
@@ -15,6 +15,9 @@ from icehouse.nix.store_paths import HashPart, StorePath
 _BATCH: Final = 1000
 ROWS_A_SEARCH: Final = 100_000
 """Rows that one reading transaction looks through for referrers."""
+
+NAMES_A_SEARCH: Final = 20_000
+"""Names of the trash that one reading looks through: some milliseconds, by an index that has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,69 @@ def page_facts(
         .limit(limit)
     )
     return [read_facts(row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class TrashPlace:
+    """A place in the order in which paths came into the trash."""
+
+    hidden_at: int
+    path_id: int
+
+
+def page_trash(
+    connection: Connection, cache_id: int, *, name: str, before: TrashPlace | None, limit: int
+) -> tuple[Sequence[PathFacts], TrashPlace | None]:
+    """What is in the trash, what came last first: the next paths whose names have *name* in them.
+
+    Returns:
+        At most *limit* of them, and the place before which others may be; `None`: these are the last. There may be
+        fewer than *limit*, or none, before others: one reading looks through `NAMES_A_SEARCH` names.
+    """
+    wanted = select(path.c.id, path.c.hidden_at, path.c.name).where(
+        path.c.cache_id == cache_id, path.c.hidden_at.is_not(None)
+    )
+    if before is not None:
+        wanted = wanted.where(tuple_(path.c.hidden_at, path.c.id) < tuple_(before.hidden_at, before.path_id))
+    wanted = wanted.order_by(path.c.hidden_at.desc(), path.c.id.desc())
+    looked_at = wanted.limit(NAMES_A_SEARCH).subquery()
+    found = select(looked_at.c.id, looked_at.c.hidden_at)
+    if name:
+        found = found.where(looked_at.c.name.contains(name, autoescape=True))
+    newest_first = (looked_at.c.hidden_at.desc(), looked_at.c.id.desc())
+    places = [TrashPlace(row.hidden_at, row.id) for row in connection.execute(
+        found.order_by(*newest_first).limit(limit + 1)
+    )]  # fmt: skip
+    if len(places) > limit:
+        places = places[:limit]
+        end: TrashPlace | None = places[-1]
+    else:
+        last = connection.execute(wanted.offset(NAMES_A_SEARCH - 1).limit(1)).first()
+        end = None if last is None else TrashPlace(last.hidden_at, last.id)
+    rows = connection.execute(select_facts().where(path.c.id.in_([place.path_id for place in places])))
+    facts = {row.id: read_facts(row) for row in rows}
+    return [facts[place.path_id] for place in places], end
+
+
+def page_of_hidden(
+    connection: Connection, cache_id: int, *, since: int, until: int, reasons: Collection[str], after: TrashPlace | None
+) -> tuple[list[HashPart], TrashPlace | None]:
+    """The next paths that were hidden in that span of time, both ends included, for one of the reasons.
+
+    Returns:
+        At most a thousand, and the place after which others may be.
+    """
+    start = after or TrashPlace(since, -1)
+    rows = connection.execute(
+        select(path.c.id, path.c.hidden_at, path.c.hash_part)
+        .where(path.c.cache_id == cache_id, path.c.hidden_at.is_not(None))
+        .where(tuple_(path.c.hidden_at, path.c.id) > tuple_(start.hidden_at, start.path_id))
+        .where(path.c.hidden_at.between(since, until), path.c.hidden_because.in_(reasons))
+        .order_by(path.c.hidden_at, path.c.id)
+        .limit(_BATCH)
+    ).all()
+    end = TrashPlace(rows[-1].hidden_at, rows[-1].id) if len(rows) == _BATCH else None
+    return [HashPart(row.hash_part) for row in rows], end
 
 
 def find_waiting_facts(connection: Connection, cache_id: int, hash_part: HashPart) -> WaitingFacts | None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, func, insert, select, update
+from sqlalchemy import Column, ColumnElement, Connection, func, insert, select, text, update
 
 from icehouse.db.caches import next_generation
 from icehouse.db.chunks import ChunkRow, merge_runs
@@ -14,7 +14,7 @@ from icehouse.db.collection import PackRow
 from icehouse.db.nars import NarRow, find_unsound
 from icehouse.db.paths import find_visible, load_externals, restore_paths
 from icehouse.db.query_plans import by_id
-from icehouse.db.schema import cache, chunk, domain, nar, pack, path, recipe, verify_pass
+from icehouse.db.schema import IS_DAMAGED, cache, chunk, domain, nar, pack, path, recipe, verify_pass
 from icehouse.nix import nix32
 from icehouse.nix.store_paths import HashPart
 from icehouse.rules.recipes import Run
@@ -136,6 +136,40 @@ def measure_phase(connection: Connection, state: PassState) -> tuple[int, int]:
     counts = select(func.count().filter(is_behind), func.count(ids))
     behind, total = connection.execute(counts).one()
     return behind, total
+
+
+def measure_progress(connection: Connection, state: PassState) -> int:
+    """How many percent of the pass's phase are behind it, by the highest numbers alone: it counts no rows."""
+    match state.phase:
+        case "packs":
+            last, behind = func.max(pack.c.id), state.after
+        case "nars":
+            last, behind = func.max(nar.c.id), state.after
+        case _:
+            last, behind = func.max(cache.c.id), state.scope - 1
+    total = connection.execute(select(last)).scalar_one() or 0
+    return min(99, max(0, behind) * 100 // total) if total else 0
+
+
+def page_damaged(connection: Connection, cache_id: int, *, limit: int) -> list[tuple[str, str, int]]:
+    """Paths of the cache that damage hides: base name, reason, since when."""
+    rows = connection.execute(
+        select(path.c.hash_part, path.c.name, path.c.hidden_because, path.c.hidden_at)
+        .where(path.c.cache_id == cache_id, text(IS_DAMAGED))
+        .order_by(path.c.id)
+        .limit(limit)
+    )
+    return [(f"{row.hash_part}-{row.name}", row.hidden_because, row.hidden_at) for row in rows]
+
+
+def count_quarantined(connection: Connection, domain_id: int, *, limit: int) -> int:
+    """How many chunks of the domain wait to be healed, at most *limit*."""
+    some = (
+        select(chunk.c.number)
+        .where(by_id(chunk.c.domain_id) == domain_id, chunk.c.quarantined_at.is_not(None))
+        .limit(limit)
+    )
+    return connection.execute(select(func.count()).select_from(some.subquery())).scalar_one()
 
 
 def list_hidden_by_damage(connection: Connection, limit: int) -> tuple[int, list[tuple[str, str]]]:

@@ -30,6 +30,7 @@ from icehouse.http import (
     server_routes,
     token_routes,
     traffic_routes,
+    trash_routes,
     trust_routes,
     upload_routes,
 )
@@ -83,6 +84,9 @@ ROUTES = (
     collection_routes.collect_all,
     collection_routes.list_cache_collections,
     collection_routes.list_collections,
+    collection_routes.preview_retention,
+    collection_routes.show_cache_collection,
+    collection_routes.show_verification,
     token_routes.list_tokens,
     token_routes.search_tokens,
     token_routes.show_own_token,
@@ -101,6 +105,7 @@ ROUTES = (
     key_routes.activate_key,
     key_routes.retire_key,
     key_routes.show_signing_progress,
+    *trash_routes.ROUTES,
 )
 """Every route of the API."""
 

@@ -31,6 +31,7 @@ from icehouse.services.pins import Pins
 from icehouse.services.promote import Promotions
 from icehouse.services.publish import Publisher
 from icehouse.services.realisations import Realisations
+from icehouse.services.retention import Retentions
 from icehouse.services.revocations import Revocations
 from icehouse.services.signing_passes import SigningPasses
 from icehouse.services.tokens import Tokens
@@ -38,6 +39,7 @@ from icehouse.services.traffic import TrafficCounts
 from icehouse.services.trash import Trash
 from icehouse.services.trust import Trust
 from icehouse.services.upload_slots import UploadSlots
+from icehouse.services.verification_state import VerificationStates
 
 MAX_UPLOADS_AT_ONCE: Final = 8
 """Packs that are received at the same time; each takes some megabytes of memory and a thread's attention."""
@@ -72,6 +74,8 @@ class ServerParts:
     differences: Differences
     collections: Collections
     trash: Trash
+    retention: Retentions
+    verification: VerificationStates
     paths: Paths
     closure_sizes: ClosureSizes
     audit: Audit

@@ -5,10 +5,12 @@ stays visible loses its closure. What a pin keeps stays, and so does whatever is
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import compress
+from heapq import nlargest
+from itertools import compress, groupby
+from typing import Final
 
 
 class Reason(Enum):
@@ -91,15 +93,47 @@ class RetentionPlan:
     """How many paths pins keep."""
 
 
-def plan_retention(facts: CacheFacts, roots: Iterable[int], retention: Retention, *, now: int) -> RetentionPlan:
-    """Decide what to hide.
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The paths of a cache in the order in which they may go, and what keeps some."""
 
-    Args:
-        facts: the cache.
-        roots: places of the paths that pins keep.
-        retention: its settings.
-        now: seconds since the epoch.
-    """
+    order: "array[int]"
+    """Places, referrers before what they refer to."""
+    is_kept: bytearray
+    """One byte a path: whether a pin keeps it, or doubt does."""
+    pinned: int
+    """How many paths pins keep."""
+    pushed_at: "array[int]"
+    """Of each path the latest of its own time and those of its referrers."""
+    used_at: "array[int]"
+    """The same."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """The times before which paths go."""
+
+    oldest_use: int | None
+    oldest_push: int | None
+
+    @classmethod
+    def of(cls, retention: Retention, now: int) -> "_Bounds":
+        return cls(
+            None if retention.keep_unused_seconds is None else now - retention.keep_unused_seconds,
+            None if retention.keep_pushed_seconds is None else now - retention.keep_pushed_seconds,
+        )
+
+    def judge(self, used_at: int, pushed_at: int) -> Reason | None:
+        """Why a path goes by its age; `None`: it stays."""
+        if self.oldest_use is not None and used_at < self.oldest_use:
+            return Reason.UNUSED
+        if self.oldest_push is not None and pushed_at < self.oldest_push:
+            return Reason.OLD
+        return None
+
+
+def rank_paths(facts: CacheFacts, roots: Iterable[int]) -> Ranks:
+    """Put the paths in order. *roots* are places of the paths that pins keep."""
     order = _order_referrers_first(facts.references)
     is_kept = _reach(facts.references, roots)
     pinned = sum(is_kept)
@@ -108,33 +142,199 @@ def plan_retention(facts: CacheFacts, roots: Iterable[int], retention: Retention
     for place in order:
         in_order[place] = 1
     is_kept = _reach(facts.references, compress(range(len(in_order)), (not placed for placed in in_order)), is_kept)
-    pushed_at = _inherit(facts.references, order, facts.pushed_at)
-    used_at = _inherit(facts.references, order, facts.used_at)
+    return Ranks(
+        order,
+        is_kept,
+        pinned,
+        _inherit(facts.references, order, facts.pushed_at),
+        _inherit(facts.references, order, facts.used_at),
+    )
+
+
+def plan_retention(facts: CacheFacts, ranks: Ranks, retention: Retention, *, now: int) -> RetentionPlan:
+    """Decide what to hide.
+
+    Args:
+        facts: the cache.
+        ranks: its paths in order, by `rank_paths`.
+        retention: its settings.
+        now: seconds since the epoch.
+    """
+    bounds = _Bounds.of(retention, now)
     sizes = _Sizes(facts)
     size_before = sizes.total
     hide: list[tuple[int, Reason]] = []
-    oldest_use = None if retention.keep_unused_seconds is None else now - retention.keep_unused_seconds
-    oldest_push = None if retention.keep_pushed_seconds is None else now - retention.keep_pushed_seconds
     left: list[int] = []
-    for place in order:
-        if is_kept[place]:
+    for place in ranks.order:
+        if ranks.is_kept[place]:
             continue
-        if oldest_use is not None and used_at[place] < oldest_use:
-            hide.append((place, Reason.UNUSED))
-        elif oldest_push is not None and pushed_at[place] < oldest_push:
-            hide.append((place, Reason.OLD))
-        else:
+        reason = bounds.judge(ranks.used_at[place], ranks.pushed_at[place])
+        if reason is None:
             left.append(place)
             continue
+        hide.append((place, reason))
         sizes.remove(place)
     if retention.budget_bytes is not None and sizes.total > retention.budget_bytes:
         # Sorting keeps the order of equals, in which referrers come first; of unequal ones they are the older.
-        for place in sorted(left, key=used_at.__getitem__):
+        for place in sorted(left, key=ranks.used_at.__getitem__):
             if sizes.total <= retention.budget_bytes:
                 break
             hide.append((place, Reason.BUDGET))
             sizes.remove(place)
-    return RetentionPlan(tuple(hide), size_before, sizes.total, pinned)
+    return RetentionPlan(tuple(hide), size_before, sizes.total, ranks.pinned)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Paths of one cache that nothing keeps and that are of the same ages."""
+
+    unused_seconds: int
+    """They were not used for longer than this, and for no longer than the next such time; by `round_age`."""
+    pushed_seconds: int
+    """The same of their push."""
+    paths: int
+    stored_bytes: int
+    """What leaves the cache's size with them, where all that was used less recently goes too."""
+
+
+@dataclass(frozen=True, slots=True)
+class LargePath:
+    """One of the paths with which most leaves the size of the cache."""
+
+    place: int
+    unused_seconds: int
+    pushed_seconds: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What any retention would hide, in a few thousand numbers: made of all paths, and read in milliseconds."""
+
+    paths: int
+    pinned: int
+    """How many of them pins keep."""
+    size_bytes: int
+    cells: tuple[Cell, ...]
+    """What was used least recently first."""
+    largest: tuple[LargePath, ...]
+    """The largest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Some of the paths of a cache."""
+
+    paths: int = 0
+    stored_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a retention would hide, as far as an outline tells."""
+
+    shares: Mapping[Reason, Share]
+    size_after: int
+    is_about: bool
+    """Whether the numbers are near the exact ones only: see `preview_retention`."""
+    largest: tuple[LargePath, ...]
+    """Of what goes; as many as are known."""
+
+
+_DAY_SECONDS: Final = 86_400
+_STEPS: Final = ((90, 1), (365, 7), (36_500, 30))
+"""Ages are told apart to the day up to 90 days, to 7 days up to a year, and to 30 days from there on."""
+
+_LARGEST: Final = 500
+
+
+def round_age(seconds: int) -> int:
+    """The last of the times that outlines tell apart which is below that age, or 0."""
+    days = max(0, seconds - 1) // _DAY_SECONDS
+    start = 0
+    for end, step in _STEPS:
+        if days < end:
+            return (start + (days - start) // step * step) * _DAY_SECONDS
+        start = end
+    return start * _DAY_SECONDS
+
+
+def outline_retention(facts: CacheFacts, ranks: Ranks, gone: Iterable[int], *, now: int) -> Outline:
+    """Sum up the cache without the paths of *gone*: by age, each path with what leaves the size with it.
+
+    That is measured while all paths go, what was used least recently first, which is the order of the budget.
+    """
+    sizes = _Sizes(facts)
+    is_gone = bytearray(len(facts.nars))
+    for place in gone:
+        is_gone[place] = 1
+        sizes.remove(place)
+    size_bytes = sizes.total
+    left = [place for place in ranks.order if not ranks.is_kept[place] and not is_gone[place]]
+    left.sort(key=ranks.used_at.__getitem__)
+    counts: dict[tuple[int, int], list[int]] = {}
+    freed: list[tuple[int, int]] = []
+    for place in left:
+        before = sizes.total
+        sizes.remove(place)
+        ages = round_age(now - ranks.used_at[place]), round_age(now - ranks.pushed_at[place])
+        count = counts.setdefault(ages, [0, 0])
+        count[0] += 1
+        count[1] += before - sizes.total
+        freed.append((before - sizes.total, place))
+    cells = [Cell(*ages, *count) for ages, count in counts.items()]
+    cells.sort(key=lambda cell: (-cell.unused_seconds, -cell.pushed_seconds))
+    largest = [
+        LargePath(place, round_age(now - ranks.used_at[place]), round_age(now - ranks.pushed_at[place]), stored_bytes)
+        for stored_bytes, place in nlargest(_LARGEST, freed)
+        if stored_bytes
+    ]
+    return Outline(len(facts.nars) - sum(is_gone), ranks.pinned, size_bytes, tuple(cells), tuple(largest))
+
+
+def preview_retention(outline: Outline, retention: Retention) -> Preview:
+    """What a retention would hide, at the time of the outline, by the rules of `plan_retention`.
+
+    The number of paths that go by age is exact for ages that `round_age` leaves as they are; so is their size where
+    nothing goes by its push. What goes by its push may share chunks with what stays and is used less, so that less
+    leaves the size than is told here. Where the budget is met within one age, paths count in proportion.
+    """
+    bounds = _Bounds.of(retention, 0)
+    size = outline.size_bytes
+    shares = dict.fromkeys(Reason, Share())
+    left: list[Cell] = []
+    gone: set[tuple[int, int]] = set()
+    for cell in outline.cells:
+        reason = bounds.judge(-cell.unused_seconds - 1, -cell.pushed_seconds - 1)
+        if reason is None:
+            left.append(cell)
+            continue
+        shares[reason] = _plus(shares[reason], cell.paths, cell.stored_bytes)
+        gone.add((cell.unused_seconds, cell.pushed_seconds))
+        size -= cell.stored_bytes
+    is_about = bool(shares[Reason.OLD].stored_bytes) or any(
+        age is not None and round_age(age + 1) != age
+        for age in (retention.keep_unused_seconds, retention.keep_pushed_seconds)
+    )
+    budget = retention.budget_bytes
+    for _, same in groupby(left, key=lambda cell: cell.unused_seconds):
+        cells = list(same)
+        if budget is None or size <= budget:
+            break
+        paths, stored = sum(cell.paths for cell in cells), sum(cell.stored_bytes for cell in cells)
+        if stored >= size - budget:
+            is_about = True
+            paths, stored = -(-paths * (size - budget) // stored), size - budget
+        else:
+            gone.update((cell.unused_seconds, cell.pushed_seconds) for cell in cells)
+        shares[Reason.BUDGET] = _plus(shares[Reason.BUDGET], paths, stored)
+        size -= stored
+    largest = tuple(path for path in outline.largest if (path.unused_seconds, path.pushed_seconds) in gone)
+    return Preview(shares, size, is_about, largest)
+
+
+def _plus(share: Share, paths: int, stored_bytes: int) -> Share:
+    return Share(share.paths + paths, share.stored_bytes + stored_bytes)
 
 
 def rescue(references: Lists, hide: Iterable[int], needed: Iterable[int]) -> bytearray:

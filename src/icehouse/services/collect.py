@@ -7,6 +7,7 @@ paths it thinks for a while and takes some hundred bytes of memory for each.
 
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,8 +53,20 @@ from icehouse.errors import NotFound
 from icehouse.rules.collection import GRACE_SECONDS, PackFacts, PackPlan, plan_packs
 from icehouse.rules.pins import kept_revisions
 from icehouse.rules.recipes import Run, parse_runs
-from icehouse.rules.retention import CacheFacts, Lists, Reason, RetentionPlan, plan_retention, rescue, size_without
+from icehouse.rules.retention import (
+    CacheFacts,
+    Lists,
+    Ranks,
+    Reason,
+    Retention,
+    RetentionPlan,
+    plan_retention,
+    rank_paths,
+    rescue,
+    size_without,
+)
 from icehouse.services.compaction import Compaction, compact
+from icehouse.services.retention import note_outline
 from icehouse.storage.blobs import BlobInfo, BlobStore
 from icehouse.storage.keys import UNFINISHED
 from icehouse.storage.nars import pack_key
@@ -82,6 +95,7 @@ class Mark:
     places: dict[str, int]
     """By hash part."""
     facts: CacheFacts
+    ranks: Ranks
     plan: RetentionPlan
 
 
@@ -109,8 +123,14 @@ class Collector:
         *,
         started_by: str,
         show_progress: Callable[[str], None],
+        retention: Retention | None = None,
     ) -> None:
-        """Join the parts. *clock* gives seconds since the epoch; *started_by* stands in the history."""
+        """Join the parts.
+
+        *clock* gives seconds since the epoch; *started_by* stands in the history. With *retention* it goes by that, and
+        not by what each cache has set.
+        """
+        self._retention = retention
         self._database = database
         self._access_database = access_database
         self._blobs = blobs
@@ -158,10 +178,14 @@ class Collector:
         self._show_progress(f"{cache.name}: reading paths")
         mark = self.plan_mark(cache)
         hidden = mark.plan.hide if is_dry_run else self.hide(mark)
+        note_outline(
+            self._database, mark.cache, mark.names, mark.facts, mark.ranks, () if is_dry_run else hidden, self._clock()
+        )
         after = mark.plan.size_after if is_dry_run or hidden == mark.plan.hide else self._remeasure(mark, hidden)
         return MarkReport(
             cache=cache.name,
             hidden=[HiddenPath(store_path=mark.names[place], reason=reason.value) for place, reason in hidden],
+            hidden_by_reason=dict(Counter(reason.value for _, reason in hidden)),
             pinned_paths=mark.plan.pinned,
             stored_bytes_before=mark.plan.size_before,
             stored_bytes_after=after,
@@ -171,7 +195,7 @@ class Collector:
         """Read the cache and decide what to hide."""
         database = self._database
         generation, noted_bytes = database.read_now(partial(_read_state, cache_id=cache.id))
-        retention = database.read_now(partial(read_retention, cache_id=cache.id))
+        retention = self._retention or database.read_now(partial(read_retention, cache_id=cache.id))
         ids, pushed_at, nar_ids = array("Q"), array("Q"), array("Q")
         names: list[str] = []
         places: dict[str, int] = {}
@@ -196,8 +220,9 @@ class Collector:
         now = self._clock()
         roots = database.read_now(partial(self._find_roots, cache_id=cache.id, ids=ids, now=now))
         self._show_progress(f"{cache.name}: deciding")
-        plan = plan_retention(facts, roots, retention, now=now)
-        return Mark(cache, generation, noted_bytes, ids, names, places, facts, plan)
+        ranks = rank_paths(facts, roots)
+        plan = plan_retention(facts, ranks, retention, now=now)
+        return Mark(cache, generation, noted_bytes, ids, names, places, facts, ranks, plan)
 
     def _references(self, cache_id: int, ids: "array[int]", places: dict[str, int]) -> Lists:
         """For each of the paths, those that are visible. This second reading may see other rows than the first."""

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from msgspec.structs import replace
 from sqlalchemy import Connection
 
+from icehouse.api.collection import CollectionReport
 from icehouse.api.collections import CollectionResult, PinHold
 from icehouse.db.caches import CacheRow, get_cache
 from icehouse.db.engine import Database
@@ -17,6 +19,7 @@ from icehouse.db.pins import load_pins
 from icehouse.rules.audit import THE_SERVER, Action, Actor
 from icehouse.rules.pin_holds import measure_hold
 from icehouse.rules.pins import kept_revisions
+from icehouse.rules.retention import Retention
 from icehouse.services.audit import record
 from icehouse.services.collect import Collector, Mark
 from icehouse.services.leases import hold
@@ -34,6 +37,10 @@ class RunRequest:
     is_dry_run: bool
     actor: Actor
     """Who asks for it."""
+    retention: Retention | None = None
+    """Of a dry run: what it goes by, instead of what the caches have set."""
+    most_named: int | None = None
+    """How many hidden paths of a cache the result names; `None`: all."""
 
 
 class _Planner(Collector):
@@ -47,8 +54,17 @@ class _Planner(Collector):
         clock: Callable[[], int],
         *,
         show_progress: Callable[[str], None],
+        retention: Retention | None,
     ) -> None:
-        super().__init__(database, access_database, blobs, clock, started_by="", show_progress=show_progress)
+        super().__init__(
+            database,
+            access_database,
+            blobs,
+            clock,
+            started_by="",
+            show_progress=show_progress,
+            retention=retention,
+        )
         self.holds: list[PinHold] = []
 
     def plan_mark(self, cache: CacheRow) -> Mark:
@@ -74,9 +90,11 @@ def run_collection(
         StorageError: a backend failed. What was done by then is done, and the next collection goes on.
     """
     if request.is_dry_run:
-        planner = _Planner(database, access_database, blobs, clock, show_progress=show_progress)
+        planner = _Planner(
+            database, access_database, blobs, clock, show_progress=show_progress, retention=request.retention
+        )
         report = planner.collect(request.cache_name, is_dry_run=True)
-        return CollectionResult(report=report, pins=planner.holds)
+        return CollectionResult(report=_shorten(report, request.most_named), pins=planner.holds)
     with hold(database, LEASE, request.actor.who, clock) as held:
         database.write_now(partial(_note_start, request=request, now=clock()))
 
@@ -85,7 +103,13 @@ def run_collection(
             show_progress(text)
 
         collector = Collector(database, access_database, blobs, clock, started_by=request.actor.who, show_progress=show)
-        return CollectionResult(report=collector.collect(request.cache_name, is_dry_run=False), pins=[])
+        report = collector.collect(request.cache_name, is_dry_run=False)
+        return CollectionResult(report=_shorten(report, request.most_named), pins=[])
+
+
+def _shorten(report: CollectionReport, most_named: int | None) -> CollectionReport:
+    marks = [replace(mark, hidden=mark.hidden[:most_named]) for mark in report.marks]
+    return replace(report, marks=marks)
 
 
 def _note_start(connection: Connection, request: RunRequest, *, now: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -15,12 +15,13 @@ from icehouse.api.collection import SweepReport
 from icehouse.api.collections import CollectionEvent, MarkSummary, PastCollection
 from icehouse.db.caches import CacheRow
 from icehouse.db.engine import Database
-from icehouse.db.past_collections import CollectionRow, page_collections
+from icehouse.db.past_collections import CollectionRow, find_collection, page_collections
 from icehouse.errors import Conflict, Denied, NotFound, Unauthenticated, Unavailable
 from icehouse.rules.access import Grant
 from icehouse.services.collection_run import RunRequest
 
 COLLECTIONS_A_PAGE: Final = 100
+COLLECTIONS_SHOWN: Final = 25
 
 _PIECE_BYTES: Final = 64 * 1024
 _ALIVE_SECONDS: Final = 15
@@ -83,6 +84,25 @@ class Collections:
         page = partial(page_collections, cache_name=name, before=before, limit=COLLECTIONS_A_PAGE)
         return [_view(row, cache) for row in await self._database.read(page)]
 
+    async def page_past(
+        self, cache: CacheRow, *, before: int | None = None, limit: int = COLLECTIONS_SHOWN
+    ) -> tuple[list[PastCollection], bool]:
+        """Some of those that concern the cache, the newest first, and whether there are older ones."""
+        page = partial(page_collections, cache_name=cache.name, before=before, limit=limit + 1)
+        rows = await self._database.read(page)
+        return [_view(row, cache) for row in rows[:limit]], len(rows) > limit
+
+    async def get_past(self, cache: CacheRow, collection_id: int) -> PastCollection:
+        """A collection of the past, and what it did to the cache.
+
+        Raises:
+            NotFound: there was none of that number, or it did not concern the cache.
+        """
+        row = await self._database.read(partial(find_collection, collection_id=collection_id))
+        if row is None or row.cache_name not in {None, cache.name}:
+            raise NotFound(f"no collection {collection_id} of cache {cache.name!r} is known")
+        return _view(row, cache)
+
     async def _run(self, request: RunRequest) -> AsyncGenerator[bytes]:
         async with self._running:
             process = await asyncio.create_subprocess_exec(
@@ -98,6 +118,16 @@ class Collections:
                     yield piece
             finally:
                 await _stop(process)
+
+
+async def read_events(pieces: AsyncIterator[bytes]) -> AsyncGenerator[CollectionEvent]:
+    """What `Collections.start` gives, as events."""
+    waiting = b""
+    async for piece in pieces:
+        *lines, waiting = (waiting + piece).split(b"\n")
+        for line in lines:
+            if line:
+                yield msgspec.json.decode(line, type=CollectionEvent)
 
 
 async def _read_or_show_life(stdout: asyncio.StreamReader) -> bytes:

@@ -2,43 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from sqlalchemy import Connection
 
-from icehouse.api.paths import DeleteAnswer, PathsPage, RestoreAnswer
+from icehouse.api.paths import (
+    DeleteAnswer,
+    DeletePlan,
+    PathsPage,
+    RestoreAnswer,
+    RestoreManyAnswer,
+    TrashedPath,
+    TrashPage,
+    TrashReason,
+)
 from icehouse.db.cache_settings import load_settings
 from icehouse.db.caches import CacheRow, get_cache, next_generation
 from icehouse.db.collection import hide, newer_paths, read_generation
 from icehouse.db.engine import Database
+from icehouse.db.past_collections import CollectionRow, find_collection, find_spans
 from icehouse.db.paths import find_restorable, find_visible, restore_paths
 from icehouse.db.pins import load_pins
 from icehouse.db.trash import (
     ROWS_A_SEARCH,
     PathFacts,
+    TrashPlace,
     find_facts,
     find_visible_names,
     last_path_id,
     page_facts,
+    page_of_hidden,
+    page_trash,
     search_referrers,
 )
 from icehouse.db.verification import page_of_links
-from icehouse.errors import Conflict, NotFound
+from icehouse.errors import Conflict, InvalidFormat, NotFound, TooLarge
+from icehouse.nix.excerpts import excerpt
 from icehouse.nix.store_paths import HashPart
 from icehouse.rules.audit import Action, Actor
 from icehouse.rules.pins import kept_revisions
-from icehouse.rules.verification import plan_hiding
+from icehouse.rules.retention import Reason
+from icehouse.rules.revocation import REVOCATION
+from icehouse.rules.verification import DAMAGED, plan_hiding
 from icehouse.services.audit import record
 from icehouse.services.demands import vouch_for_hidden
 from icehouse.services.paths import summarise
 
 PATHS_A_PAGE: Final = 1_000
+TRASH_A_PAGE: Final = 50
+MAX_RESTORED: Final = 1_000
+"""Paths that one request names."""
+
+_TRANSACTIONS: Final = 10  # for what a collection hid, in one request: some 10,000 paths
+_MAX_SPANS: Final = 200
+_RETENTION: Final = {reason.value for reason in Reason}
+_DELETED: Final = "deleted by "
+_OPENINGS: Final[Mapping[str, TrashReason]] = {_DELETED: "deleted", REVOCATION: "revoked", DAMAGED: "damaged"}
+_PLACE: Final = re.compile(r"([0-9]{1,15})-([0-9]{1,18})")
 
 _NAMED: Final = 5  # of what stands in the way, in a message
 _AUDITED: Final = 100
+_MAX_PLANNED: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +100,91 @@ class Trash:
             return PathsPage(paths=summaries, has_more=len(rows) > PATHS_A_PAGE)
 
         return await self._database.read(work)
+
+    async def list_trash(
+        self, cache: CacheRow, *, name: str = "", before: str | None = None, limit: int = TRASH_A_PAGE
+    ) -> TrashPage:
+        """What is in the trash, what came last first; with *name* those whose names have that in them.
+
+        Raises:
+            InvalidFormat: *before* is not what an earlier page gave.
+        """
+        place = None if before is None else _parse_place(before)
+
+        def work(connection: Connection) -> TrashPage:
+            settings, _ = load_settings(connection, cache.id)
+            rows, end = page_trash(connection, cache.id, name=name, before=place, limit=limit)
+            times = [row.hidden_at for row in rows if row.hidden_at is not None and row.hidden_because in _RETENTION]
+            spans: Sequence[tuple[int, int, int]] = ()
+            if times:
+                spans = find_spans(connection, cache.name, since=min(times), until=max(times), limit=_MAX_SPANS)
+            paths = [_trashed(row, settings.trash_seconds, spans) for row in rows]
+            return TrashPage(paths=paths, before=None if end is None else _render_place(end))
+
+        return await self._database.read(work)
+
+    async def restore_many(self, cache: CacheRow, hash_parts: Collection[HashPart], actor: Actor) -> RestoreManyAnswer:
+        """Make paths of the trash visible again, each with what it needs from there, in one transaction.
+
+        Repeating it changes nothing. Those that cannot come back are named, and do not stop the others.
+
+        Raises:
+            TooLarge: there are more than `MAX_RESTORED`.
+        """
+        if len(hash_parts) > MAX_RESTORED:
+            raise TooLarge(f"{len(hash_parts)} paths: expected at most {MAX_RESTORED} at once")
+        restored, refused = await self._restore_some(cache, frozenset(hash_parts), actor, None)
+        return RestoreManyAnswer(restored=restored, refused=refused, after=None)
+
+    async def restore_collection(
+        self, cache: CacheRow, collection_id: int, actor: Actor, *, after: str | None = None
+    ) -> RestoreManyAnswer:
+        """Make visible again what a collection hid in the cache, a thousand paths a transaction.
+
+        One call restores some ten thousand; the answer says whether there is more.
+
+        Raises:
+            NotFound: no such collection concerned the cache.
+            InvalidFormat: *after* is not what an earlier answer gave.
+        """
+        place = None if after is None else _parse_place(after)
+        row = await self._database.read(partial(_get_collection, cache=cache, collection_id=collection_id))
+        restored: list[str] = []
+        refused: list[str] = []
+        for _ in range(_TRANSACTIONS):
+            page = partial(page_of_hidden, cache_id=cache.id, since=row.began_at, until=row.ended_at)
+            hash_parts, place = await self._database.read(partial(page, reasons=_RETENTION, after=place))
+            back, not_back = await self._restore_some(cache, frozenset(hash_parts), actor, f"collection {row.id}")
+            restored += back
+            refused += not_back
+            if place is None:
+                break
+        end = None if place is None else _render_place(place)
+        return RestoreManyAnswer(restored=sorted(restored), refused=sorted(refused), after=end)
+
+    async def _restore_some(
+        self, cache: CacheRow, hash_parts: frozenset[HashPart], actor: Actor, subject: str | None
+    ) -> tuple[list[str], list[str]]:
+        """Restore those that can come back; their base names, and the hash parts of those that cannot, sorted."""
+        now = self._clock()
+        vouched = await vouch_for_hidden(self._database, cache, hash_parts)
+
+        def work(connection: Connection) -> tuple[dict[int, str], list[HashPart]]:
+            get_cache(connection, cache.name)
+            found = find_restorable(connection, cache.id, hash_parts, is_welcome=vouched.judge(connection, cache))
+            left = hash_parts - found.keys()
+            refused = sorted(left - find_visible(connection, cache.id, left).keys())
+            restored = {each.id: each.store_path.base_name for each in found.values()}
+            if restored:
+                restore_paths(connection, list(restored), generation=next_generation(connection, cache.id))
+                new = _audited("restored", restored.values())
+                record(connection, actor, Action.PATH_RESTORE, cache.name, subject, new=new, now=now)
+            return restored, refused
+
+        restored, refused = await self._database.write(work)
+        for path_id in restored:
+            self._note_use(path_id, now)
+        return sorted(restored.values()), list(refused)
 
     async def restore(self, cache: CacheRow, hash_part: HashPart, actor: Actor) -> RestoreAnswer:
         """Make a path of the trash visible again, with what it needs from there. It counts as a use of all of them.
@@ -108,6 +221,36 @@ class Trash:
         for path_id in restored:
             self._note_use(path_id, now)
         return RestoreAnswer(restored=sorted(restored.values()))
+
+    async def plan_delete(self, cache: CacheRow, hash_part: HashPart) -> DeletePlan:
+        """What `delete` of a visible path would meet: it searches as that does, and changes nothing.
+
+        Raises:
+            NotFound: the cache has no such path.
+            Conflict: it is in the trash already.
+        """
+        path = await self._database.read(partial(_get_facts, cache=cache, hash_part=hash_part))
+        if path.hidden_at is not None:
+            raise Conflict(f"{path.store_path} is in the trash already ({path.hidden_because})")
+        referrers = await self._find_all(cache, path) if await self._find_direct(cache, hash_part) else {}
+        now = self._clock()
+
+        def work(connection: Connection) -> tuple[list[str], list[str]]:
+            ids = find_visible(connection, cache.id, [hash_part, *(HashPart(each) for each in referrers)])
+            first = [ids[HashPart(each)] for each in sorted(referrers)[:_MAX_PLANNED] if HashPart(each) in ids]
+            names = find_visible_names(connection, cache.id, first)
+            return _find_keepers(connection, cache.id, set(ids.values()), now), [
+                name.base_name for name in names.values()
+            ]
+
+        keepers, names = await self._database.read(work)
+        return DeletePlan(
+            store_path=path.store_path.base_name,
+            nar_size=path.nar_size,
+            referrers=sorted(names),
+            referrer_count=len(referrers),
+            kept_by=keepers[:_AUDITED],
+        )
 
     async def delete(self, cache: CacheRow, hash_part: HashPart, actor: Actor, *, with_referrers: bool) -> DeleteAnswer:
         """Move a visible path to the trash. Repeating it changes nothing.
@@ -170,16 +313,11 @@ def _delete(
         raise _still_needed(path, list(found))
     hash_parts = [path.store_path.hash_part, *(HashPart(each) for each in found)]
     ids = set(find_visible(connection, cache.id, hash_parts).values())
-    keepers = [
-        f"{pin.name} (revision {revision.number})"
-        for pin in load_pins(connection, cache.id)
-        for revision in kept_revisions(pin, now)
-        if revision.path_id in ids
-    ]
+    keepers = _find_keepers(connection, cache.id, ids, now)
     if keepers:
         raise Conflict(f"{path.store_path} is kept by {_some(keepers, 'pin')}; unpin first")
     names = find_visible_names(connection, cache.id, ids)
-    because = f"deleted by {actor.who}"
+    because = f"{_DELETED}{actor.who}"
     with_it = f"{because}, with {path.store_path} which it reaches"
     hide(connection, ((each, because if each == path.id else with_it) for each in names), now=now)
     deleted = sorted(name.base_name for name in names.values())
@@ -187,6 +325,23 @@ def _delete(
         new = _audited("deleted", deleted)
         record(connection, actor, Action.PATH_DELETE, cache.name, path.store_path.base_name, new=new, now=now)
     return DeleteAnswer(deleted=deleted)
+
+
+def _find_keepers(connection: Connection, cache_id: int, path_ids: Collection[int], now: int) -> list[str]:
+    """The pins that keep one of the paths, with the revision."""
+    return [
+        f"{pin.name} (revision {revision.number})"
+        for pin in load_pins(connection, cache_id)
+        for revision in kept_revisions(pin, now)
+        if revision.path_id in path_ids
+    ]
+
+
+def _get_collection(connection: Connection, cache: CacheRow, collection_id: int) -> CollectionRow:
+    row = find_collection(connection, collection_id)
+    if row is None or row.cache_name not in {None, cache.name}:
+        raise NotFound(f"no collection {collection_id} of cache {cache.name!r} is known")
+    return row
 
 
 def _audited(what: str, base_names: Collection[str]) -> dict[str, object]:
@@ -211,3 +366,42 @@ def _get_facts(connection: Connection, cache: CacheRow, hash_part: HashPart) -> 
     if row is None:
         raise NotFound(f"cache {cache.name!r} has no path {hash_part}, visible or in its trash")
     return row
+
+
+def _trashed(row: PathFacts, trash_seconds: int, spans: Sequence[tuple[int, int, int]]) -> TrashedPath:
+    hidden_at = row.hidden_at or 0
+    because = row.hidden_because or ""
+    concerned = (number for number, began_at, ended_at in spans if began_at <= hidden_at <= ended_at)
+    return TrashedPath(
+        store_path=row.store_path.base_name,
+        nar_size=row.nar_size,
+        created_at=row.created_at,
+        published_by=row.published_by,
+        hidden_at=hidden_at,
+        reason=_find_reason(because),
+        hidden_because=because,
+        restorable_until=hidden_at + trash_seconds,
+        collection=next(concerned, None) if because in _RETENTION else None,
+    )
+
+
+def _find_reason(because: str) -> TrashReason:
+    if because == Reason.BUDGET.value:
+        return "budget"
+    if because in _RETENTION:
+        return "retention"
+    for opening, reason in _OPENINGS.items():
+        if because.startswith(opening):
+            return reason
+    return "other"
+
+
+def _render_place(place: TrashPlace) -> str:
+    return f"{place.hidden_at}-{place.path_id}"
+
+
+def _parse_place(text: str) -> TrashPlace:
+    match = _PLACE.fullmatch(text)
+    if match is None:
+        raise InvalidFormat(f"place {excerpt(text)}: expected what the page before gave, such as 1700000000-12")
+    return TrashPlace(int(match[1]), int(match[2]))

@@ -40,6 +40,9 @@ _TABS: Final[Sequence[tuple[str, str, Permission]]] = (
     ("Paths", "/ui/caches/{cache}/paths", Permission.PULL),
     ("Pins", "/ui/caches/{cache}/pins", Permission.PULL),
     ("Traffic", "/ui/caches/{cache}/traffic", Permission.PUSH),
+    ("Retention", "/ui/caches/{cache}/retention", Permission.CONFIGURE),
+    ("Trash", "/ui/caches/{cache}/trash", Permission.DELETE),
+    ("Collections", "/ui/caches/{cache}/collections", Permission.DELETE),
     ("Access", "/ui/caches/{cache}/access", Permission.ADMIN),
 )
 """The text, the path and what the page needs, in the order of the tabs."""

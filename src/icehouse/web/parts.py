@@ -10,6 +10,7 @@ from icehouse.services.access import Access
 from icehouse.services.audit import Audit
 from icehouse.services.caches import Caches
 from icehouse.services.closure_sizes import ClosureSizes
+from icehouse.services.collections import Collections
 from icehouse.services.contents import Contents
 from icehouse.services.differences import Differences
 from icehouse.services.keys import Keys
@@ -17,11 +18,14 @@ from icehouse.services.logs import Logs
 from icehouse.services.paths import Paths
 from icehouse.services.pins import Pins
 from icehouse.services.provider_logins import ProviderLogins
+from icehouse.services.retention import Retentions
 from icehouse.services.sessions import Sessions
 from icehouse.services.signing_passes import SigningPasses
 from icehouse.services.tokens import Tokens
 from icehouse.services.traffic import TrafficCounts
+from icehouse.services.trash import Trash
 from icehouse.services.trust import Trust
+from icehouse.services.verification_state import VerificationStates
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,10 @@ class WebParts:
     contents: Contents
     pins: Pins
     differences: Differences
+    trash: Trash
+    collections: Collections
+    retention: Retentions
+    verification: VerificationStates
     public_url: str
     """The address under which people reach the server, without a slash at the end."""
     version: str

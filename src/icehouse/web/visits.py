@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from litestar import Request, Response
 from litestar.datastructures import Cookie
+from litestar.response import Stream
 
 from icehouse.errors import IcehouseError, Unauthenticated
 from icehouse.rules.access import Grant, Permission
@@ -17,6 +18,9 @@ from icehouse.services.access import Entry
 from icehouse.services.sessions import Begun, Session
 from icehouse.web.pages import Frame, Page, Renderer
 from icehouse.web.parts import WebParts
+
+PIECES: Final = b"<!-- pieces -->"
+"""What a template holds in the place of what `Visit.stream` sends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,32 @@ class Visit:
         cookies: Iterable[Cookie] = (),
     ) -> Response[bytes]:
         """The answer that shows *page*."""
-        frame = Frame(
+        return Response(
+            self.renderer.render(page, self._frame()),
+            status_code=status,
+            headers={**(headers or {}), "cache-control": "no-store"},
+            cookies=list(cookies),
+            media_type="text/html",
+        )
+
+    def stream(self, page: Page, pieces: AsyncIterator[bytes]) -> Stream:
+        """The answer that shows *page* with *pieces* of HTML in it, as they come, where its template says `PIECES`."""
+        before, _, after = self.renderer.render(page, self._frame()).partition(PIECES)
+
+        async def parts() -> AsyncGenerator[bytes]:
+            yield before
+            async for piece in pieces:
+                yield piece
+            yield after
+
+        return Stream(parts(), status_code=200, headers={"cache-control": "no-store"}, media_type="text/html")
+
+    def render(self, part: Page) -> bytes:
+        """A part of a page that `stream` sends."""
+        return self.renderer.render(part, self._frame())
+
+    def _frame(self) -> Frame:
+        return Frame(
             path=self.path,
             back=self.back,
             version=self.parts.version,
@@ -80,13 +109,6 @@ class Visit:
             is_admin=self.grant is not None and bool(self.grant.admin_patterns),
             who=None if self.session is None else self.session.grant.description,
             form_key="" if self.session is None else self.session.form_key,
-        )
-        return Response(
-            self.renderer.render(page, frame),
-            status_code=status,
-            headers={**(headers or {}), "cache-control": "no-store"},
-            cookies=list(cookies),
-            media_type="text/html",
         )
 
     def go(self, location: str, *, cookies: Iterable[Cookie] = ()) -> Response[bytes]:

@@ -34,3 +34,26 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("htmx:load", (event) => showButtons(event.detail.elt));
 showButtons(document);
+
+// Sliders beside numbers: either moves the other. The last place of a slider may stand for no bound at all.
+
+function tell(slider, field) {
+  slider.setAttribute("aria-valuetext", field.value === "" ? slider.dataset.none : `${field.value} ${slider.dataset.unit}`);
+}
+
+function follow(slider, field) {
+  const isOpen = field.value.trim() === "" && slider.dataset.none;
+  slider.value = isOpen ? slider.max : Number(field.value) || slider.min;
+  tell(slider, field);
+}
+
+for (const slider of document.querySelectorAll("input[data-slides]")) {
+  const field = document.getElementById(slider.dataset.slides);
+  slider.hidden = false;
+  follow(slider, field);
+  slider.addEventListener("input", () => {
+    field.value = slider.dataset.none && slider.value === slider.max ? "" : slider.value;
+    tell(slider, field);
+  });
+  field.addEventListener("input", () => follow(slider, field));
+}
