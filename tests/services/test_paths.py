@@ -215,8 +215,9 @@ async def test_last_use_is_told_before_it_is_written_and_after(world: World) -> 
             select(path.c.id).where(path.c.hash_part == glibc, path.c.cache_id == world.cache.id)
         ).scalar_one()
     )
-    assert (await world.paths.show(world.cache, glibc)).last_used_at is None
+    assert (await world.paths.show(world.cache, glibc, with_use=True)).last_used_at is None
     world.access_times.note(path_id, NOW + 5)
-    assert (await world.paths.show(world.cache, glibc)).last_used_at == NOW + 5
+    assert (await world.paths.show(world.cache, glibc, with_use=True)).last_used_at == NOW + 5
     await world.access_times.flush()
-    assert (await world.paths.show(world.cache, glibc)).last_used_at == NOW + 5
+    assert (await world.paths.show(world.cache, glibc, with_use=True)).last_used_at == NOW + 5
+    assert (await world.paths.show(world.cache, glibc)).last_used_at is None

@@ -199,9 +199,18 @@ async def test_why_tells_the_pin_and_the_chain_that_keep_a_path(world: World) ->
 async def test_why_says_when_pins_keep_too_many_paths_to_look_at(world: World) -> None:
     await world.pin("release", TOOL)
     assert (await world.why(APP, max_searched=1)).kept_by is not None, "the first level is enough"
-    answer = await world.why(LIB, max_searched=1)
+    answer = await world.why(LIB, max_searched=0)
     assert (answer.kept_by, answer.is_every_pin_searched) == (None, False)
     assert "is not known" in answer.explanation
+
+
+async def test_why_looks_down_from_the_pins_where_much_refers_to_a_path(world: World) -> None:
+    for index in range(3):
+        await world.store.push(world.cache, ("123"[index] * 32 + "-user", nar_of(b"user %d" % index), [LIB]))
+    await world.pin("release", APP)
+    keeper = (await world.why(LIB, max_searched=2)).kept_by
+    assert keeper is not None
+    assert keeper.chain == [APP, LIB]
 
 
 async def test_why_looks_at_nothing_that_was_there_before_the_path(

@@ -94,6 +94,11 @@ def test_address_of_the_publisher_is_told_to_administrators(stranger: Client, ad
     assert "<dd><code>127.0.0.1</code></dd>" in read(admin, page_of(APP))
 
 
+def test_last_use_is_told_to_who_may_push(stranger: Client, admin: Client) -> None:
+    assert "Last used" not in read(stranger, page_of(APP))
+    assert "Last used" in read(admin, page_of(APP))
+
+
 def test_path_that_is_not_here_has_a_page_that_tells_why(stranger: Client) -> None:
     assert "was pushed to team" in read(stranger, page_of("z" * 32), status=404)
     assert "was moved to the trash" in read(stranger, page_of(OLD))

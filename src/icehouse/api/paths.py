@@ -51,7 +51,7 @@ class PathView(msgspec.Struct, frozen=True, kw_only=True):
     signature_checks: list[SignatureCheck] = []
     """In the order of the signatures."""
     last_used_at: int | None = None
-    """When it was last pulled, pushed or asked for; null: not since that is noted."""
+    """When it was last pulled, pushed or asked for; told to who has `push`. Null: not since that is noted."""
 
 
 class KeptBy(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,12 +11,14 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, exists, func, select, text, tuple_
 
+from icehouse.db.pins import Links
 from icehouse.db.schema import path, token
 from icehouse.db.trash import PathFacts, read_facts, select_facts
 from icehouse.nix.store_paths import HashPart
 
 _LINK_LETTERS: Final = 12
 _SEARCHED_TOKENS: Final = 5_000
+_ALL: Final = 2**62
 
 
 def page_newest(
@@ -55,6 +57,24 @@ def page_by_hash(connection: Connection, cache_id: int, beginning: str, *, limit
     """The first paths whose hash part begins like that."""
     wanted = select_facts().where(path.c.cache_id == cache_id, path.c.hash_part.between(beginning, f"{beginning}~"))
     return [read_facts(row) for row in connection.execute(wanted.order_by(path.c.hash_part).limit(limit))]
+
+
+def find_referring(
+    connection: Connection, cache_id: int, hash_parts: Collection[HashPart], *, limit: int
+) -> list[tuple[int, Links]]:
+    """Visible paths, by id, that refer to one of at most a hundred others, with all that they refer to.
+
+    Of more than *limit* those with the highest ids; and some may refer to what only begins like one of the others.
+    """
+    beginnings = " OR ".join(f'"{hash_part[:_LINK_LETTERS]}"' for hash_part in hash_parts)
+    query = f'"c{cache_id}" AND ({beginnings})'
+    ids = _match(connection, "path_link", query, before=_ALL, limit=limit)
+    rows = connection.execute(
+        select(path.c.id, path.c.hash_part, path.c.name, path.c.references).where(
+            path.c.id.in_(ids), path.c.hidden_at.is_(None)
+        )
+    )
+    return [(row.id, Links(f"{row.hash_part}-{row.name}", row.references.split())) for row in rows]
 
 
 def load_facts(connection: Connection, cache_id: int, path_ids: Sequence[int]) -> list[PathFacts]:

@@ -125,10 +125,15 @@ async def delete_path(
 
 @get("/api/v1/caches/{cache_name:str}/paths/{hash_part:str}", tags=["caches"])
 async def show_one_path(cache_name: str, hash_part: str, parts: ServerParts, credential: Credential) -> PathView:
-    """A visible path. The address that it was published from is told to who has `admin`."""
+    """A visible path.
+
+    The address that it was published from is told to who has `admin`, and when it was last used to who has `push`.
+    """
     entry = await parts.access.enter(cache_name, Permission.PULL, credential)
     with_address = allows(entry.grant, Permission.ADMIN, cache_name)
-    return await parts.paths.show(entry.cache, parse_hash_part(hash_part), with_address=with_address)
+    with_use = allows(entry.grant, Permission.PUSH, cache_name)
+    part = parse_hash_part(hash_part)
+    return await parts.paths.show(entry.cache, part, with_use=with_use, with_address=with_address)
 
 
 @get("/api/v1/caches/{cache_name:str}/paths/{hash_part:str}/referrers", tags=["caches"])

@@ -89,17 +89,20 @@ class Paths:
         work = partial(_list_referrers, cache=cache, hash_part=hash_part, start=start, with_hidden=with_hidden)
         return await self._database.read(work)
 
-    async def show(self, cache: CacheRow, hash_part: HashPart, *, with_address: bool = False) -> PathView:
+    async def show(
+        self, cache: CacheRow, hash_part: HashPart, *, with_use: bool = False, with_address: bool = False
+    ) -> PathView:
         """The visible path with that hash part, its signatures looked at.
+
+        *with_use*: and when it was last used; *with_address*: and the address that it was published from.
 
         Raises:
             NotFound: the cache has none; the message says where to ask why.
         """
         view = await show_path(self._database, cache, hash_part, with_address=with_address)
         row, checks = await self._database.read(partial(_check_signatures, cache=cache, hash_part=hash_part))
-        return msgspec.structs.replace(
-            view, signature_checks=checks, last_used_at=None if row is None else await self._find_last_use(row.id)
-        )
+        used_at = await self._find_last_use(row.id) if with_use and row is not None else None
+        return msgspec.structs.replace(view, signature_checks=checks, last_used_at=used_at)
 
     async def explain(self, cache: CacheRow, hash_part: HashPart, *, max_searched: int = MAX_SEARCHED) -> WhyAnswer:
         """Whether the cache has a path with that hash part, and why: who pushed it, what keeps it, what hid it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -14,6 +15,7 @@ from icehouse.api.trust import JobView
 from icehouse.db.cache_settings import load_settings
 from icehouse.db.caches import CacheRow, list_upstreams
 from icehouse.db.engine import Database
+from icehouse.db.path_search import find_referring
 from icehouse.db.paths import ExternalRow, PathRow, find_visible, load_externals, load_paths
 from icehouse.db.pins import find_links, load_pins
 from icehouse.db.tokens import TokenRow, get_token
@@ -38,6 +40,8 @@ from icehouse.rules.verification import DAMAGED
 MAX_SEARCHED: Final = 4_000
 """Paths that pins keep, each of which takes 14 to 20 µs in a cache of a million."""
 
+_MAX_CLIMBED: Final = 300
+_CLIMBED_AT_ONCE: Final = 100
 _SEARCHED_AT_ONCE: Final = 1_000
 _NAMED: Final = 5  # of what a path waits for, in a sentence
 
@@ -243,8 +247,8 @@ def _find_keeper(
 ) -> tuple[KeptBy | None, bool]:
     """A pin that keeps the path, by one of the shortest chains; and, if none was found, whether all were looked at.
 
-    There is no index of referrers. So the way is down from all that is pinned, breadth first; but what became visible
-    before the path did cannot refer to it.
+    Up from the path, breadth first, as long as few paths refer to it; else down from all that is pinned: what much
+    refers to is near to that. What became visible before the path did cannot refer to it.
     """
     roots = {
         revision.path_id: (pin.name, revision.number)
@@ -254,6 +258,12 @@ def _find_keeper(
     if facts.id in roots:
         pin, number = roots[facts.id]
         return KeptBy(pin=pin, revision=number, chain=[facts.store_path.base_name]), True
+    chain, is_complete = _climb(connection, cache, facts, roots.keys(), min(max_searched, _MAX_CLIMBED))
+    if chain:
+        pin, number = roots[chain[0][0]]
+        return KeptBy(pin=pin, revision=number, chain=[base_name for _, base_name in chain]), True
+    if is_complete:
+        return None, True
     names = find_visible_names(connection, cache.id, roots)
     origins = {store_path.base_name: roots[path_id] for path_id, store_path in names.items()}
     came_from: dict[str, str | None] = dict.fromkeys(origins)
@@ -276,6 +286,40 @@ def _find_keeper(
                 return _make_chain(came_from, origins, target), True
         level = following
     return None, True
+
+
+def _climb(
+    connection: Connection, cache: CacheRow, facts: PathFacts, roots: Collection[int], most: int
+) -> tuple[list[tuple[int, str]], bool]:
+    """A shortest chain, by id and base name, from one of *roots* to the path; and whether all referrers were seen."""
+    leads_to: dict[str, tuple[int, str] | None] = {facts.store_path.base_name: None}
+    level = [(facts.id, facts.store_path.base_name)]
+    while level:
+        by_name = {each[1]: each for each in level}
+        names = list(by_name)
+        level.clear()
+        for start in range(0, len(names), _CLIMBED_AT_ONCE):
+            hash_parts = [HashPart(name[:HASH_PART_LENGTH]) for name in names[start : start + _CLIMBED_AT_ONCE]]
+            left = most - len(leads_to) + 2  # the path itself does not count, and one more shows that there are more
+            found = find_referring(connection, cache.id, hash_parts, limit=left + len(names))
+            for path_id, links in found:
+                below = next((by_name[name] for name in links.references if name in by_name), None)
+                if links.base_name in leads_to or below is None:
+                    continue
+                leads_to[links.base_name] = below
+                if path_id in roots:
+                    return _descend(leads_to, (path_id, links.base_name)), True
+                level.append((path_id, links.base_name))
+            if len(leads_to) > most + 1 or len(found) >= left + len(names):
+                return [], False
+    return [], True
+
+
+def _descend(leads_to: Mapping[str, tuple[int, str] | None], top: tuple[int, str]) -> list[tuple[int, str]]:
+    chain = [top]
+    while (below := leads_to[chain[-1][1]]) is not None:
+        chain.append(below)
+    return chain
 
 
 def _make_chain(came_from: dict[str, str | None], origins: dict[str, tuple[str, int]], target: str) -> KeptBy:

@@ -90,6 +90,8 @@ class PathPage(Page):
     signatures: Sequence[tuple[str, SignatureCheck]]
     """Each as it stands in the narinfo, with what became of it."""
     has_log: bool
+    has_use: bool
+    """Whether the visitor is told when it was last used."""
     may_pin: bool
 
     @property
@@ -188,16 +190,17 @@ async def show_path(cache: FromPath[str], hash_part: FromPath[str], visit: Named
     part = parse_hash_part(hash_part)
     head = make_head(visit, entry, TAB)
     with_address = allows(visit.grant, Permission.ADMIN, entry.cache.name)
+    with_use = allows(visit.grant, Permission.PUSH, entry.cache.name)
     paths = visit.parts.paths
     why = await paths.explain(entry.cache, part, max_searched=_SEARCHED)
     try:
-        view = await paths.show(entry.cache, part, with_address=with_address)
+        view = await paths.show(entry.cache, part, with_use=with_use, with_address=with_address)
     except NotFound:
         status = 200 if why.state == "hidden" else visit.parts.statuses[NotFound][0]
         return visit.show(AbsentPathPage(head, part, why), status=status)
     referrers = await paths.list_referrers(entry.cache, part, with_hidden=may_see_hidden(visit, entry))
     has_log = await visit.parts.logs.has_log(entry.cache, view.deriver)
-    return visit.show(_make_page(visit, entry, head, view, why, referrers, has_log=has_log))
+    return visit.show(_make_page(visit, entry, head, view, why, referrers, has_log=has_log, has_use=with_use))
 
 
 @get(f"{PATHS_PATH}/{{hash_part:str}}/referrers")
@@ -267,6 +270,7 @@ def _make_page(
     referrers: FoundPaths,
     *,
     has_log: bool,
+    has_use: bool,
 ) -> PathPage:
     name = entry.cache.name
     url = f"{visit.parts.public_url}/{name}"
@@ -288,6 +292,7 @@ def _make_page(
         more_referrers=referrers.before,
         signatures=list(zip(view.signatures, view.signature_checks, strict=True)),
         has_log=has_log,
+        has_use=has_use,
         may_pin=may(visit, entry, Permission.PIN),
     )
 
