@@ -20,7 +20,7 @@ Before = Annotated[
 After = Annotated[str, QueryParameter(name="to", max_length=MAX_PATH_LENGTH, description="The other path.")]
 
 
-@get("/api/v1/caches/{cache_name:str}/difference", tags=["paths"])
+@get("/api/v1/caches/{cache_name:str}/difference", tags=["caches"])
 async def show_difference(
     cache_name: str, before: Before, after: After, parts: ServerParts, credential: Credential
 ) -> DifferenceView:

@@ -76,6 +76,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "list_caches": Operation(access="reader"),
     "show_cache": Operation(path=_TEAM, access="reader"),
     "measure_cache": Operation(path=_TEAM, access="reader"),
+    "show_traffic": Operation(path=_TEAM, query={"range": "month"}),
     "configure_cache": Operation(path=_TEAM, body={"keep_unused_seconds": 7_776_000, "priority": 35}, refusals=(409,)),
     # A push
     "find_missing": Operation(path=_TEAM, body={"hash_parts": [HASH_PART]}, access="reader", refusals=(413,)),
@@ -115,6 +116,11 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "list_referrers": Operation(path=_PATH, access="reader"),
     "search_paths": Operation(path=_TEAM, query={"text": "hello"}, access="reader"),
     "explain_one_path": Operation(path=_PATH, access="reader"),
+    "show_closure": Operation(path=_PATH, access="reader", refusals=(413,)),
+    "find_chain": Operation(path={**_PATH, "other": HASH_PART}, access="reader", refusals=(413,)),
+    "show_difference": Operation(
+        path=_TEAM, query={"from": HASH_PART, "to": HASH_PART}, access="reader", refusals=(413,)
+    ),
     # Pins
     "put_pin": Operation(
         path=_PIN,
