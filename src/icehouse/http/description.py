@@ -58,6 +58,7 @@ PARAMETERS: Final[Mapping[str, tuple[str, Json]]] = {
     "pin_name": ("The name of the pin.", {"type": "string", "pattern": f"^{NAME_PATTERN}$", "maxLength": 100}),
     "token_id": ("The number of the token.", _NUMBER),
     "rule_id": ("The number of the trust rule.", _NUMBER),
+    "collection_id": ("The number of the collection.", _NUMBER),
     "revocation_id": ("The number of the revocation.", _NUMBER),
     "file": (
         "The SHA-256 of the file in Nix32, `.nar`, and the end that tells its compression.",
@@ -78,6 +79,7 @@ TAGS: Final[Mapping[str, str]] = {
     TAG: "What Nix and other clients read from a substituter, and what stock Nix uploads. Errors are a line of text.",
     "pins": "Names for store paths, which keep them.",
     "collections": "Letting go of what nothing keeps.",
+    "trash": "What was hidden, and can come back.",
     "tokens": "Credentials.",
     "trust": "Rules by which jobs of a CI get tokens without secrets.",
     "keys": "The signing keys of a cache.",

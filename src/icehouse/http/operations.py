@@ -176,10 +176,16 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "get_pin": Operation(path=_PIN, access="reader"),
     "get_artifact": Operation(path={**_PIN, "path": "bin/run"}, access="reader"),
     # Lifecycle
+    "plan_deletion": Operation(path=_UPLOADED),
     "delete_path": Operation(path=_UPLOADED, query={"with_referrers": True}, refusals=(409,)),
+    "list_trash": Operation(path=_TEAM),
     "restore_path": Operation(path=_UPLOADED, refusals=(409,)),
-    "collect_cache": Operation(path=_TEAM, body={"is_dry_run": True}, refusals=(409,)),
+    "restore_many": Operation(path=_TEAM, body={"hash_parts": [GREETING[:32]]}),
+    "collect_cache": Operation(path=_TEAM, body={"is_dry_run": False}, refusals=(409,)),
     "collect_all": Operation(body={"is_dry_run": True}, refusals=(409,)),
+    "show_cache_collection": Operation(path={**_TEAM, "collection_id": 1}),
+    "preview_retention": Operation(path=_TEAM, query={"budget_bytes": 1_000_000_000}),
+    "show_verification": Operation(path=_TEAM),
     "list_cache_collections": Operation(path=_TEAM),
     "list_collections": Operation(),
     # Who may do what
