@@ -112,7 +112,28 @@ def see_difference(page: Page) -> None:
     expect(rows.filter(has_text="library")).to_contain_text(re.compile("contents.*3.1", re.DOTALL))
 
 
-def test_private_cache_from_its_making_to_the_difference_of_what_it_pins(
+def remove_pin(page: Page) -> None:
+    go_to(page, "Pins")
+    page.get_by_role("link", name="release").click()
+    page.get_by_role("link", name="Remove", exact=True).click()
+    page.get_by_role("button", name="Remove release").click()
+    expect(page.get_by_text("Nothing is pinned here yet")).to_be_visible()
+
+
+def delete_with_what_needs_it(page: Page) -> None:
+    page.get_by_role("link", name="Move to the trash").click()
+    page.get_by_label("Delete the other one too").check()
+    page.get_by_role("button", name="Move to the trash").click()
+
+
+def restore(page: Page, name: str) -> None:
+    go_to(page, "Trash")
+    page.get_by_label(f"Restore {name}").check()
+    page.get_by_role("button", name="Restore what is ticked").click()
+    expect(page.get_by_text("The trash is empty")).to_be_visible()
+
+
+def test_private_cache_from_its_making_to_the_trash_and_back(
     browser: Browser, server: RunningServer, nix: PrivateNix, tmp_path: Path
 ) -> None:
     user = User(tmp_path / "home", nix.environment)
@@ -131,3 +152,17 @@ def test_private_cache_from_its_making_to_the_difference_of_what_it_pins(
         move_pin(page, second)
         assert user.icehouse("resolve", "greetings", "release").out == f"{second}\n"
         see_difference(page)
+
+        # What a pin keeps is not deleted; without the pin it is, with what needs it, and comes back with what it needs.
+        changed = page.get_by_label("Packages that differ").locator("tbody tr").filter(has_text="library")
+        changed.get_by_text("library", exact=True).click()
+        changed.get_by_role("link", name="library-3.1").last.click()
+        library = page.url
+        page.get_by_role("link", name="Move to the trash").click()
+        expect(page.get_by_text("Remove the pin first")).to_be_visible()
+        remove_pin(page)
+        page.goto(library)
+        delete_with_what_needs_it(page)
+        assert user.try_icehouse("path", "info", "greetings", second).code == 4
+        restore(page, "greeter-1.1")
+        user.icehouse("path", "info", "greetings", second)

@@ -93,6 +93,7 @@ class PathPage(Page):
     has_use: bool
     """Whether the visitor is told when it was last used."""
     may_pin: bool
+    may_delete: bool
 
     @property
     def title(self) -> str:
@@ -294,6 +295,7 @@ def _make_page(
         has_log=has_log,
         has_use=has_use,
         may_pin=may(visit, entry, Permission.PIN),
+        may_delete=may(visit, entry, Permission.DELETE),
     )
 
 
