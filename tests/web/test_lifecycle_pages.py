@@ -113,6 +113,7 @@ def test_path_goes_to_the_trash_with_what_refers_to_it_once_that_was_said(aged: 
     aged.fill("deleting")
     client = aged.client()
     address = f"/ui/caches/deleting/paths/{LIB[:32]}/delete"
+    assert f'href="{address}"' in client.get(address.removesuffix("/delete")).body.decode()
     page = client.get(address)
     assert shown(page.body) == ["app-2.3"]
     assert "One path refers to it" in page.body.decode()
