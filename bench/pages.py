@@ -33,7 +33,14 @@ _PAGES: Mapping[str, str] = {
     "pins": f"{_UI}/pins",
     "a pin": f"{_UI}/pins/release-5",
     "the difference of two paths": f"{_UI}/compare?from={{path}}&to={{other}}",
+    "traffic of a year": f"{_UI}/traffic?range=year",
+    "the trash": f"{_UI}/trash",
+    "retention": f"{_UI}/retention",
+    "collections": f"{_UI}/collections",
+    "access": f"{_UI}/access",
     "own tokens": "/ui/tokens",
+    "all tokens": "/ui/tokens/all",
+    "the audit log": "/ui/audit",
 }
 """By what they show. `{path}` and `{other}` are other paths of those that are kept, each time."""
 

@@ -28,6 +28,10 @@ def fill(data: Path, hours: int) -> None:
             nar_bytes = 70 * 2**30 - hour * 2**27
             row = (1, HOUR, now - hour * HOUR, asked, asked // 9, asked // 3, asked * 2**20, nar_bytes, nar_bytes // 4)
             database.execute("INSERT OR REPLACE INTO traffic VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    with closing(sqlite3.connect(data / "icehouse.db")) as database, database:
+        database.execute("UPDATE cache SET stored_bytes = ? WHERE id = 1", (35 * 2**29,))
+        sums = "UPDATE cache_sum SET visible_paths = 18234, nar_bytes = ?, last_push_at = ? WHERE cache_id = 1"
+        database.execute(sums, (70 * 2**30, now))
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,7 @@ def test_first_page_tells_of_traffic_to_who_may_push(server: RunningServer) -> N
     admin.log_in()
     body = admin.get("/").body.decode()
     assert "90.1 %" in body
+    assert "75 % saved of 70.0 GiB" in body
     assert "empty" in body
 
 
