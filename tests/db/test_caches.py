@@ -8,7 +8,6 @@ from icehouse.db import schema
 from icehouse.db.caches import (
     PUBLIC_DOMAIN_ID,
     CacheRow,
-    count_paths,
     delete_cache,
     find_cache,
     find_domain,
@@ -26,6 +25,7 @@ from icehouse.db.caches import (
 from icehouse.db.engine import Database
 from icehouse.db.keys import count_keys, insert_key, list_keys
 from icehouse.db.migrate import prepare_database
+from icehouse.db.sizes import CacheSizes, load_cache_sizes
 from icehouse.errors import Conflict, NotFound
 from icehouse.nix.signing import PublicKey
 from icehouse.nix.store_paths import NIX_STORE
@@ -54,7 +54,9 @@ def add_cache(connection: Connection, name: str, *, domain_id: int = PUBLIC_DOMA
     )
 
 
-def add_path(connection: Connection, cache: CacheRow, letter: str, *, hidden_at: int | None = None) -> int:
+def add_path(
+    connection: Connection, cache: CacheRow, letter: str, *, hidden_at: int | None = None, created_at: int = 0
+) -> int:
     """A path with a NAR of 100 bytes, one chunk of 60 stored bytes and an invented recipe. Gives the NAR's number."""
     domain_id = cache.domain_id
     hash32 = letter.encode() * 32
@@ -86,7 +88,7 @@ def add_path(connection: Connection, cache: CacheRow, letter: str, *, hidden_at:
             file_size=70,
             references="",
             signatures="",
-            created_at=0,
+            created_at=created_at,
             hidden_at=hidden_at,
         )
     )
@@ -175,8 +177,8 @@ async def test_hidden_paths_are_not_counted(database: Database) -> None:
         add_path(connection, cache, "b", hidden_at=5)
         third = add_path(connection, cache, "c")
         add_path(connection, add_cache(connection, "other"), "d")
-        counts = count_paths(connection, cache.id)
-        assert (counts.paths, counts.nar_bytes) == (2, 200)
+        (sizes,) = load_cache_sizes(connection, [cache.id])
+        assert sizes == CacheSizes("main", 2, 1, nar_bytes=200, last_push_at=0, cache_id=cache.id)
         page = page_recipes(connection, cache, after_nar_id=0, limit=1)
         assert [(row.nar_id, row.body) for row in page] == [(first, b"a" * 32)]
         page = page_recipes(connection, cache, after_nar_id=first, limit=5)
@@ -189,8 +191,8 @@ async def test_hidden_paths_are_not_counted(database: Database) -> None:
 
 async def test_an_empty_cache_counts_nothing(database: Database) -> None:
     def work(connection: Connection) -> None:
-        counts = count_paths(connection, add_cache(connection, "main").id)
-        assert (counts.paths, counts.nar_bytes) == (0, 0)
+        cache_id = add_cache(connection, "main").id
+        assert load_cache_sizes(connection, [cache_id]) == (CacheSizes("main", cache_id=cache_id),)
 
     await database.write(work)
 
@@ -228,7 +230,7 @@ async def test_deleting_a_cache_and_its_domain_leaves_the_rows_of_others(databas
     before = await database.read(count_rows)
     await database.write(fill)
     await database.write(remove)
-    one_less = {name: before[name] - 1 for name in ("cache", "domain", "cache_sum")}
+    one_less = {name: before[name] - 1 for name in ("cache", "domain", "cache_sum", "domain_sum")}
     assert await database.read(count_rows) == {**before, **one_less}
     with pytest.raises(NotFound):
         await database.write(remove)

@@ -32,6 +32,7 @@ from icehouse.services.signing import Signed, Signers
 from icehouse.services.workers import Workers
 from icehouse.storage.blobs import BlobKey, BlobStore
 from icehouse.storage.memory import MemoryBlobStore
+from tests.db.sums import check_sums
 
 NOW = 1_700_000_000
 """The clock of these tests stands still, unless a test moves `Store.now`."""
@@ -143,8 +144,10 @@ class Store:
         return cls(database, MemoryBlobStore() if blobs is None else blobs, long_nar_bytes=long_nar_bytes)
 
     async def close(self) -> None:
+        """End it. Whatever the test did, the sums are right."""
         await self.nars.close()
         self.workers.close()
+        check_sums(self.reader)
         self.reader.close()
         self.database.close()
 

@@ -45,14 +45,6 @@ class UpstreamRow:
 
 
 @dataclass(frozen=True, slots=True)
-class PathCounts:
-    """What is visible in a cache."""
-
-    paths: int
-    nar_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class NarRecipe:
     """The recipe of one NAR, encoded."""
 
@@ -198,13 +190,6 @@ def insert_upstream(connection: Connection, cache_id: int, url: str, public_keys
     """Add an upstream that the cache does not have yet."""
     keys = " ".join(key.render() for key in public_keys)
     connection.execute(insert(upstream).values(cache_id=cache_id, url=url, public_keys=keys))
-
-
-def count_paths(connection: Connection, cache_id: int) -> PathCounts:
-    """How many paths are visible in a cache, and the sum of their NAR sizes."""
-    counts = select(func.count(), func.coalesce(func.sum(path.c.nar_size), 0))
-    paths, nar_bytes = connection.execute(counts.where(path.c.cache_id == cache_id, path.c.hidden_at.is_(None))).one()
-    return PathCounts(int(paths), int(nar_bytes))
 
 
 def page_recipes(connection: Connection, cache: CacheRow, *, after_nar_id: int, limit: int) -> tuple[NarRecipe, ...]:

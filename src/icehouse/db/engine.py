@@ -19,7 +19,7 @@ from sqlalchemy.pool import QueuePool
 
 from icehouse.errors import Conflict, Corrupt, NotFound, OverQuota, Unavailable
 
-SCHEMA_REVISION: Final = "0026"
+SCHEMA_REVISION: Final = "0027"
 """What `migrations/versions/icehouse` brings a database to; this code works with no other."""
 
 READER_THREADS: Final = 4

@@ -631,6 +631,40 @@ for _name, _when, _statements in (
         ),
     )
 
+domain_sum = Table(
+    "domain_sum",
+    metadata,
+    Column("domain_id", Integer, primary_key=True),
+    Column("packs", Integer, nullable=False, server_default="0"),
+    Column("pack_bytes", Integer, nullable=False, server_default="0"),
+    Column("chunks", Integer, nullable=False, server_default="0"),
+)
+"""What the rows of `pack` and `chunk` add up to, for each domain; as `cache_sum`.
+
+Triggers see every way to write rows but INSERT OR REPLACE, which deletes one without the
+trigger of DELETE: we have none.
+"""
+
+_PACK_SUM = """
+    UPDATE domain_sum SET packs = packs {sign} 1, pack_bytes = pack_bytes {sign} {row}.size_bytes
+    WHERE domain_id = {row}.domain_id;
+"""
+_CHUNK_SUM = "UPDATE domain_sum SET chunks = chunks {sign} 1 WHERE domain_id = {row}.domain_id;"
+_domain_triggers = {
+    "domain_insert AFTER INSERT ON domain": "INSERT INTO domain_sum (domain_id) VALUES (NEW.id);",
+    "domain_delete AFTER DELETE ON domain": "DELETE FROM domain_sum WHERE domain_id = OLD.id;",
+}
+for _table, _columns, _sum in (("pack", "domain_id, size_bytes", _PACK_SUM), ("chunk", "domain_id", _CHUNK_SUM)):
+    _put, _take = _sum.format(sign="+", row="NEW"), _sum.format(sign="-", row="OLD")
+    _domain_triggers |= {
+        f"{_table}_insert AFTER INSERT ON {_table}": _put,
+        f"{_table}_update AFTER UPDATE OF {_columns} ON {_table}": f"{_take} {_put}",
+        f"{_table}_delete AFTER DELETE ON {_table}": _take,
+    }
+for _when, _statements in _domain_triggers.items():
+    _trigger = DDL(" ".join(f"CREATE TRIGGER domain_sum_{_when} BEGIN {_statements} END".split()))
+    event.listen(metadata, "after_create", _trigger.execute_if(dialect="sqlite"))
+
 access_metadata = MetaData()
 """The tables of `access.db`, a database of its own: losing it loses no data."""
 

@@ -1,12 +1,13 @@
-"""How much is stored: the sizes that monitoring asks for."""
+"""How much is stored, by sums that triggers keep (`schema.cache_sum`, `schema.domain_sum`): nobody counts rows."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
-from icehouse.db.schema import cache, cache_sum, pack
+from icehouse.db.schema import cache, cache_sum, domain_sum
 from icehouse.db.verification import PassState, load_pass
 
 
@@ -15,14 +16,14 @@ class CacheSizes:
     """The size of one cache."""
 
     cache_name: str
-    visible_paths: int
-    hidden_paths: int
-    nar_bytes: int
+    visible_paths: int = 0
+    hidden_paths: int = 0
+    nar_bytes: int = 0
     """Sum of `nar_size` over the visible paths."""
     damaged_paths: int = 0
     """Of the hidden ones, those that damage hid."""
     stored_bytes: int = 0
-    """Of the distinct chunks of its paths: as the last collection found it, and what was pushed since."""
+    """As retention counts: exact after each collection, increased at publishing by what was new."""
     last_push_at: int | None = None
     """When a path was added last; `None`: none ever was."""
     cache_id: int = 0
@@ -35,6 +36,7 @@ class DomainSizes:
     domain_id: int
     packs: int
     pack_bytes: int
+    chunks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,10 @@ class StoredSizes:
     """Where the verification that goes on for ever stands."""
 
 
-def load_cache_sizes(connection: Connection) -> tuple[CacheSizes, ...]:
-    """The sizes of all caches as they are now, by name. Reads a row for each."""
+def load_cache_sizes(connection: Connection, cache_ids: Collection[int] | None = None) -> tuple[CacheSizes, ...]:
+    """The sizes of the caches of those numbers, or of all, by name. Reads two rows for each."""
     sums = cache_sum.c
-    rows = connection.execute(
+    wanted = (
         select(
             cache.c.name,
             sums.visible_paths,
@@ -64,15 +66,16 @@ def load_cache_sizes(connection: Connection) -> tuple[CacheSizes, ...]:
         .join_from(cache, cache_sum, sums.cache_id == cache.c.id)
         .order_by(cache.c.name)
     )
-    return tuple(CacheSizes(*row) for row in rows)
+    if cache_ids is not None:
+        wanted = wanted.where(cache.c.id.in_(cache_ids))
+    return tuple(CacheSizes(*row) for row in connection.execute(wanted))
 
 
 def load_sizes(connection: Connection) -> StoredSizes:
-    """The sizes as they are now. Passes once over the table of packs."""
+    """The sizes as they are now. Reads some rows for each cache and domain."""
+    sums = domain_sum.c
     domains = connection.execute(
-        select(pack.c.domain_id, func.count(), func.sum(pack.c.size_bytes))
-        .group_by(pack.c.domain_id)
-        .order_by(pack.c.domain_id)
+        select(sums.domain_id, sums.packs, sums.pack_bytes, sums.chunks).order_by(sums.domain_id)
     )
     return StoredSizes(
         caches=load_cache_sizes(connection),

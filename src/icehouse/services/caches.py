@@ -18,7 +18,6 @@ from icehouse.db.caches import (
     PUBLIC_DOMAIN_ID,
     CacheRow,
     UpstreamRow,
-    count_paths,
     delete_cache,
     find_cache,
     find_domain,
@@ -37,6 +36,7 @@ from icehouse.db.caches import (
 )
 from icehouse.db.engine import Database
 from icehouse.db.keys import insert_key, list_keys
+from icehouse.db.sizes import CacheSizes, load_cache_sizes
 from icehouse.db.trust import revoke_job_tokens
 from icehouse.errors import Denied, InvalidFormat
 from icehouse.nix.excerpts import excerpt
@@ -229,8 +229,9 @@ class Caches:
     async def measure_cache(self, cache: CacheRow) -> CacheSize:
         """What is visible in a cache, exact at some time while it is counted: NARs are looked at a page at a time."""
         stored_bytes = await self._measure(cache)
-        counts = await self._database.read(partial(count_paths, cache_id=cache.id))
-        return CacheSize(paths=counts.paths, nar_bytes=counts.nar_bytes, stored_bytes=stored_bytes)
+        found = await self._database.read(partial(load_cache_sizes, cache_ids=[cache.id]))
+        sizes = found[0] if found else CacheSizes(cache.name)  # It was deleted meanwhile.
+        return CacheSize(paths=sizes.visible_paths, nar_bytes=sizes.nar_bytes, stored_bytes=stored_bytes)
 
     async def delete_cache(self, cache: CacheRow, actor: Actor) -> None:
         """Remove a cache for good, and, if it was the last of a domain other than the public one, that domain's bytes.

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Coroutine, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -35,7 +35,7 @@ from icehouse.db.caches import CacheRow, insert_upstream
 from icehouse.db.engine import SCHEMA_REVISION, connect
 from icehouse.db.keys import insert_key
 from icehouse.db.migrate import prepare_access_database, prepare_database
-from icehouse.db.sizes import load_sizes
+from icehouse.db.sizes import CacheSizes, load_sizes
 from icehouse.errors import IcehouseError
 from icehouse.nix import nix32
 from icehouse.nix.compression import Compression
@@ -718,17 +718,21 @@ class Lifecycle(RuleBasedStateMachine):
         """What is told of sizes is what is there."""
         sizes = await self.database.read(load_sizes)
         packs = seen.packs.values()
-        told = {(domain.packs, domain.pack_bytes) for domain in sizes.domains}
-        assert told <= {(len(packs), sum(pack.size_bytes for pack in packs))}
+        told = [(domain.packs, domain.pack_bytes, domain.chunks) for domain in sizes.domains]
+        assert told == [(len(packs), sum(pack.size_bytes for pack in packs), len(seen.chunks))]
         for cache_sizes in sizes.caches:
             row = self.cache_rows[cache_sizes.cache_name]
             paths = [path for path in seen.paths.values() if path.cache_id == row.id]
             visible = [path for path in paths if path.hidden_at is None]
             nar_bytes = sum(path.nar_size for path in visible)
-            assert (cache_sizes.visible_paths, cache_sizes.hidden_paths, cache_sizes.nar_bytes) == (
-                len(visible),
-                len(paths) - len(visible),
-                nar_bytes,
+            assert replace(cache_sizes, last_push_at=None) == CacheSizes(
+                row.name,
+                visible_paths=len(visible),
+                hidden_paths=len(paths) - len(visible),
+                nar_bytes=nar_bytes,
+                damaged_paths=sum(path.is_damaged for path in paths),
+                stored_bytes=seen.caches[row.id].stored_bytes,
+                cache_id=row.id,
             )
             size = await self.caches.measure_cache(row)
             assert (size.paths, size.nar_bytes, size.stored_bytes) == (len(visible), nar_bytes, seen.size(row.id))
