@@ -21,8 +21,10 @@ from icehouse.config import FILE_NAME, ServerSettings
 from icehouse.db.sizes import StoredSizes
 from icehouse.http.app import ROUTES
 from icehouse.http.errors import STATUSES
-from icehouse.http.metrics import ServerCounters, render_metrics
+from icehouse.http.metrics import Observed, ServerCounters, Snapshot, render_metrics
 from icehouse.rules.access import Permission
+from icehouse.rules.durations import QueueCounts
+from icehouse.storage.timed import StorageCounts
 from tests.client.private_nix import store_settings
 from tests.end_to_end.conftest import ServerProcess
 
@@ -136,7 +138,8 @@ def test_guide_has_each_status_of_an_error() -> None:
 def test_guide_has_each_metric_and_no_others() -> None:
     counters = ServerCounters()
     counters.route("narinfo").count(200, 0.1, 1)
-    text = render_metrics(counters, StoredSizes((), ())).decode()
+    observed = Observed({}, StorageCounts(), QueueCounts())
+    text = render_metrics(Snapshot(counters, observed, {}, StoredSizes((), ()), None)).decode()
     rows = "".join(re.findall(r"^\| `.*$", page("metrics.md"), re.MULTILINE))
     told = re.findall(r"`((?:icehouse|process|python)_[a-z_]+)`", rows)
     assert sorted(told) == sorted(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))

@@ -40,7 +40,7 @@ from icehouse.http.description import ApiDescription
 from icehouse.http.errors import STATUSES
 from icehouse.http.front import find_client, parse_networks
 from icehouse.http.hot import HotParts
-from icehouse.http.metrics import ServerCounters
+from icehouse.http.metrics import Observed, ServerCounters
 from icehouse.http.parts import ServerParts
 from icehouse.log_output import configure_logging
 from icehouse.rules.chunks import CHUNK_PARAMETERS
@@ -76,6 +76,7 @@ from icehouse.services.pins import Pins
 from icehouse.services.promote import Promotions
 from icehouse.services.provider_logins import Provider, ProviderLogins
 from icehouse.services.publish import MAX_HASH_PARTS, MAX_PATHS, Publisher
+from icehouse.services.readiness import Readiness
 from icehouse.services.realisations import Realisations
 from icehouse.services.recent_chunks import RecentChunks
 from icehouse.services.retention import Retentions
@@ -92,6 +93,7 @@ from icehouse.services.verification_state import VerificationStates
 from icehouse.services.verify_pass import Verification
 from icehouse.services.workers import Workers
 from icehouse.storage.local import LocalBlobStore
+from icehouse.storage.timed import TimedBlobStore
 from icehouse.web.app import Pages
 from icehouse.web.parts import WebParts
 
@@ -188,7 +190,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             await access_times.flush()
             await downloads.flush()
 
-        blobs = LocalBlobStore(settings.data_dir)
+        blobs = TimedBlobStore(LocalBlobStore(settings.data_dir))
         workers = Workers()
         stack.callback(workers.close)
         recent = RecentChunks()
@@ -270,6 +272,8 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             realisations=Realisations(database, clock),
             traffic=traffic,
             counters=counters,
+            observed=Observed({"icehouse": database, "access": access_database}, blobs.counts, workers.counts),
+            readiness=Readiness(database, blobs, workers),
             parameters=(parameters := make_parameters(settings)),
             description=ApiDescription(ROUTES, version=parameters.version, public_url=settings.url),
             clock=clock,

@@ -276,3 +276,29 @@ def test_a_killed_writer_keeps_what_it_acknowledged_and_blocks_nobody(counted: P
     assert counter(counted) in {acknowledged, acknowledged + 1}
     with closing(connect(counted)) as raw:
         raw.execute("UPDATE domain SET created_at = 0")
+
+
+async def test_transactions_and_what_waits_for_the_writer_are_counted(database: Database) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work(_: Connection) -> None:
+        begun.set()
+        go_on.wait()
+
+    first = asyncio.create_task(database.write(work))
+    await asyncio.to_thread(begun.wait)
+    second = asyncio.create_task(database.write(add("team")))
+    third = asyncio.create_task(database.write(add("none")))
+    await asyncio.sleep(0)
+    assert database.writes.waiting == 2
+    third.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await third
+    assert database.writes.waiting == 1
+    go_on.set()
+    await asyncio.gather(first, second)
+    with pytest.raises(Unavailable, match="readonly"):
+        await database.read(add("team"))
+    assert database.writes.waiting == database.reads.waiting == 0
+    assert [sum(each.read()[0]) for each in (database.writes.waits, database.writes.works)] == [2, 2]
+    assert [sum(each.read()[0]) for each in (database.reads.waits, database.reads.works)] == [1, 1]

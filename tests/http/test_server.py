@@ -485,9 +485,21 @@ def test_metrics_need_an_administrator_and_count_what_happened(cache: Cache) -> 
         r'icehouse_cache_paths\{cache="public"\} 2',
         rf'icehouse_cache_nar_bytes\{{cache="public"\}} {(len(NAR) + len(SMALL_NAR)) / 1e6}e\+06',
         r'icehouse_domain_pack_bytes\{domain="1"\} [1-9]',
+        r'icehouse_domain_chunks\{domain="1"\} [1-9]',
+        r'icehouse_database_transaction_duration_seconds_count\{database="icehouse",operation="write"\} [1-9]',
+        r'icehouse_database_wait_duration_seconds_count\{database="icehouse",operation="read"\} [1-9]',
+        r'icehouse_storage_operation_duration_seconds_count\{operation="write"\} [1-9]',
+        r'icehouse_http_requests_total\{route="/api/v1/tokens/\{token_id\}",status="500"\} 0',
+        r"icehouse_worker_duration_seconds_count [1-9]",
+        r'icehouse_uploads_open\{kind="nars"\} 0',
         r"process_resident_memory_bytes [1-9]",
     ):
         assert re.search(expected, text), expected
+
+
+def test_a_server_says_that_it_is_ready(server: RunningServer) -> None:
+    answer = server.ask("GET", "/health/ready", token="")
+    assert (answer.status, answer.body, answer.headers["cache-control"]) == (200, b"ready\n", "no-store")
 
 
 def test_requests_are_logged_with_their_ids_and_without_secrets(server: RunningServer) -> None:

@@ -230,6 +230,7 @@ _NEW: Final = {Cache.PUBLIC: 409, Cache.PRIVATE: 409, Cache.ABSENT: 201}
 RULES: Final[dict[str, Rule]] = {
     # The server
     "GET /health": Rule(Need.NOTHING, "/health"),
+    "GET /health/ready": Rule(Need.NOTHING, "/health/ready"),
     "GET /metrics": Rule(Need.ADMIN_EVERYWHERE, "/metrics"),
     "GET /api/v1/server": Rule(Need.NOTHING, "/api/v1/server"),
     "GET /api/v1/openapi.json": Rule(Need.NOTHING, "/api/v1/openapi.json"),

@@ -14,6 +14,7 @@ from icehouse.errors import Conflict, Corrupt, InvalidFormat, NotFound, Unavaila
 from icehouse.storage.blobs import BlobKey, BlobStore
 from icehouse.storage.local import LocalBlobStore
 from icehouse.storage.memory import MemoryBlobStore
+from icehouse.storage.timed import TimedBlobStore
 
 KEY = BlobKey("packs/1/4f/4f00")
 OTHER_KEY = BlobKey("packs/2/4f/4f00")
@@ -21,6 +22,7 @@ OTHER_KEY = BlobKey("packs/2/4f/4f00")
 BACKENDS: dict[str, Callable[[Path], BlobStore]] = {
     "local": lambda folder: LocalBlobStore(folder, max_open_files=2),
     "memory": lambda _: MemoryBlobStore(),
+    "timed": lambda _: TimedBlobStore(MemoryBlobStore()),
 }
 
 

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, Self, TypeVar, cast
 from urllib.parse import quote
@@ -18,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from icehouse.errors import Conflict, Corrupt, NotFound, OverQuota, Unavailable
+from icehouse.rules.durations import QueueCounts
 
 SCHEMA_REVISION: Final = "0027"
 """What `migrations/versions/icehouse` brings a database to; this code works with no other."""
@@ -55,6 +58,10 @@ class Database:
             begin="BEGIN",
             connections=READER_THREADS,
         )
+        self.reads = QueueCounts()
+        """Transactions of `read`, and what waits for a thread that reads."""
+        self.writes = QueueCounts()
+        """The same of `write`. What waits for another process to end its transaction is at work."""
         self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix=f"{path.stem}-writer")
         self._reader_threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix=f"{path.stem}-reader")
 
@@ -85,7 +92,7 @@ class Database:
             Unavailable: the database stayed busy, or could not be read.
             Corrupt: it is damaged.
         """
-        return await _finish(self._reader_threads.submit(self._run, self._readers, work))
+        return await _finish(self._submit_read(work))
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run *work* in a writing transaction, and give its result once that is committed and on the disk.
@@ -97,15 +104,15 @@ class Database:
             Unavailable: the database stayed busy, or could not be written.
             Corrupt: it is damaged.
         """
-        return await _finish(self._writer_thread.submit(self._run, self._writer, work))
+        return await _finish(self._submit_write(work))
 
     def write_now(self, work: Callable[[Connection], T]) -> T:
         """As `write`, for who runs no event loop: waits in the calling thread."""
-        return self._writer_thread.submit(self._run, self._writer, work).result()
+        return self._submit_write(work).result()
 
     def read_now(self, work: Callable[[Connection], T]) -> T:
         """As `read`, for who runs no event loop: waits in the calling thread."""
-        return self._reader_threads.submit(self._run, self._readers, work).result()
+        return self._submit_read(work).result()
 
     def open_reader(self) -> sqlite3.Connection:
         """A plain connection in which every statement is its own short reading transaction. The caller closes it.
@@ -126,6 +133,28 @@ class Database:
         self._reader_threads.shutdown()
         self._readers.dispose()
         self._writer.dispose()
+
+    def _submit_read(self, work: Callable[[Connection], T]) -> Future[T]:
+        return self._submit(self._reader_threads, self.reads, partial(self._run, self._readers, work))
+
+    def _submit_write(self, work: Callable[[Connection], T]) -> Future[T]:
+        return self._submit(self._writer_thread, self.writes, partial(self._run, self._writer, work))
+
+    def _submit(self, threads: ThreadPoolExecutor, counts: QueueCounts, work: Callable[[], T]) -> Future[T]:
+        queued = time.perf_counter()
+
+        def timed() -> T:
+            began = time.perf_counter()
+            counts.begin(began - queued)
+            try:
+                return work()
+            finally:
+                counts.works.add(time.perf_counter() - began)
+
+        counts.enter()
+        future = threads.submit(timed)
+        future.add_done_callback(lambda done: counts.give_up() if done.cancelled() else None)
+        return future
 
     def _run(self, engine: Engine, work: Callable[[Connection], T]) -> T:
         with database_errors(self.path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -51,6 +52,7 @@ ROUTES = (
     server_routes.show_server,
     server_routes.show_document,
     server_routes.tell_health,
+    server_routes.tell_readiness,
     server_routes.show_metrics,
     cache_routes.list_caches,
     cache_routes.create_cache,
@@ -122,6 +124,7 @@ FILE_ROUTES: tuple[FileRoute, ...] = (
 def make_app(parts: ServerParts, hot: HotParts, pages: Application) -> HotRoutes:
     """The application for HTTP requests: the hot routes, before what stands around all others, before these."""
     api = cast("Application", make_api(parts))
+    parts.counters.add_routes(re.sub(r":[a-z]+}", "}", path) for route in ROUTES for path in route.paths)
 
     def choose(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         chosen = api if is_of_api(scope["raw_path"]) else pages

@@ -43,7 +43,7 @@ _REQUEST_ID: Final = re.compile(rb"[0-9A-Za-z._-]{1,64}")
 # ordinary letter of a file's name, as systemd has them; in the API nothing has one.
 _HOSTILE: Final = re.compile(rb"%(?:2f|2e|00)|//|/\.{1,2}(?:/|\Z)|[^!-~]", re.IGNORECASE)
 _BACKSLASH: Final = re.compile(rb"%5c", re.IGNORECASE)
-_QUIET_PATHS: Final = frozenset({b"/health", b"/metrics"})
+_QUIET_PATHS: Final = frozenset({b"/health", b"/health/ready", b"/metrics"})
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -197,6 +197,7 @@ class HotRoutes:
         began = time.perf_counter()
         kept = self._find_kept(raw_path, is_head=is_head)
         if kept is not None:
+            self._narinfo.from_memory += 1
             self._narinfo.count(kept.head.status, time.perf_counter() - began, 0 if is_head else len(kept.body))
             return kept
         match = HOT_PATH.fullmatch(raw_path)
@@ -299,6 +300,7 @@ class HotRoutes:
         kept = self._recent.find_nar(raw_path)
         if kept is not None:
             row, body, head = kept
+            self._nar.from_memory += 1
         else:
             missing = _NO_CACHE
             try:

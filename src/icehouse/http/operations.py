@@ -68,6 +68,7 @@ _OCTETS: Final = "application/octet-stream"
 OPERATIONS: Final[Mapping[str, Operation]] = {
     # A server, and a cache
     "tell_health": Operation(access="nobody"),
+    "tell_readiness": Operation(access="nobody"),
     "show_document": Operation(access="nobody"),
     "show_server": Operation(access="nobody"),
     "create_cache": Operation(

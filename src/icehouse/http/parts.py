@@ -9,7 +9,7 @@ from typing import Final
 from icehouse.api.server import ServerParameters
 from icehouse.db.engine import Database
 from icehouse.http.description import ApiDescription
-from icehouse.http.metrics import ServerCounters
+from icehouse.http.metrics import Observed, ServerCounters
 from icehouse.services.access import Access
 from icehouse.services.aliases import Aliases
 from icehouse.services.audit import Audit
@@ -30,6 +30,7 @@ from icehouse.services.paths import Paths
 from icehouse.services.pins import Pins
 from icehouse.services.promote import Promotions
 from icehouse.services.publish import Publisher
+from icehouse.services.readiness import Readiness
 from icehouse.services.realisations import Realisations
 from icehouse.services.retention import Retentions
 from icehouse.services.revocations import Revocations
@@ -83,6 +84,8 @@ class ServerParts:
     realisations: Realisations
     traffic: TrafficCounts
     counters: ServerCounters
+    observed: Observed
+    readiness: Readiness
     parameters: ServerParameters
     description: ApiDescription
     clock: Callable[[], int]
@@ -96,3 +99,4 @@ class ServerParts:
     uploads: UploadSlots = field(
         default_factory=lambda: UploadSlots(MAX_UPLOADS_AT_ONCE, of_one_token=MAX_UPLOADS_OF_TOKEN)
     )
+    """Of packs."""

@@ -85,7 +85,7 @@ class NarUploads:
         self._clock = clock
         self._zstd_level = zstd_level
         self._max_nar_bytes = max_nar_bytes
-        self._slots = UploadSlots(_OPEN, of_one_token=_OPEN_OF_TOKEN)
+        self.slots = UploadSlots(_OPEN, of_one_token=_OPEN_OF_TOKEN)
         self._at_once = asyncio.Semaphore(_UPLOADS_AT_ONCE)
         self._of_token: WeakValueDictionary[int | None, asyncio.Semaphore] = WeakValueDictionary()
         self._at_work = asyncio.Semaphore(_AT_WORK_AT_ONCE)
@@ -116,7 +116,7 @@ class NarUploads:
         """
         expected_hash = parse_upload_name(file_name)
         await check_room(self._database, cache)
-        with self._slots.take(token_id, factor=1 if can_come_again else _CANNOT_COME_AGAIN):
+        with self.slots.take(token_id, factor=1 if can_come_again else _CANNOT_COME_AGAIN):
             await self._receive_in_turn(cache, file_name, expected_hash, body, token_id=token_id)
 
     async def _receive_in_turn(

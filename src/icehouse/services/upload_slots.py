@@ -24,6 +24,11 @@ class UploadSlots:
         self._taken = 0
         self._by_token: Counter[int | None] = Counter()
 
+    @property
+    def taken(self) -> int:
+        """How many uploads are open."""
+        return self._taken
+
     @contextlib.contextmanager
     def take(self, token_id: int | None, *, factor: int = 1) -> Generator[None]:
         """Hold one slot. *factor* multiplies the limits, for those whom it costs more to be refused.
