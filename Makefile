@@ -19,6 +19,7 @@ help: ## list the targets
 .PHONY: system
 system: ## install the Debian packages that the real tests use, where missing
 	@scripts/system-packages
+	@scripts/fetch-promtool
 
 .PHONY: clients
 clients: ## unpack newer Nix, as further clients of the tests, where missing
