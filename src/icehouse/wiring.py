@@ -49,6 +49,7 @@ from icehouse.rules.people import parse_role
 from icehouse.rules.recipes import MAX_RECIPE_BYTES
 from icehouse.services.access import Access, HotAccess
 from icehouse.services.access_times import AccessTimes
+from icehouse.services.activity import Activity
 from icehouse.services.aliases import Aliases
 from icehouse.services.audit import Audit
 from icehouse.services.backup import Backups
@@ -63,6 +64,8 @@ from icehouse.services.flushing import flush_regularly
 from icehouse.services.forgetting import Forgetting
 from icehouse.services.issuer_keys import IssuerKeyring
 from icehouse.services.keys import Keys
+from icehouse.services.live_pushes import LivePushes
+from icehouse.services.live_streams import LiveStreams
 from icehouse.services.logs import Logs
 from icehouse.services.maintenance import Maintenance, MaintenancePlan
 from icehouse.services.nar_copies import NarCopies
@@ -243,6 +246,8 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
         parts = ServerParts(
             database=database,
             access=access,
+            activity=Activity(database, LivePushes(clock), maintenance, collections, clock),
+            streams=LiveStreams(),
             caches=Caches(database, blobs, sealer, public_url=settings.url, clock=clock, draw=secrets.token_bytes),
             keys=Keys(database, sealer, signer, clock=clock, draw=secrets.token_bytes, wake=signing_passes.wake),
             signing_passes=signing_passes,
@@ -296,6 +301,8 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
         pages = Pages(
             WebParts(
                 access=access,
+                activity=parts.activity,
+                streams=parts.streams,
                 caches=parts.caches,
                 keys=parts.keys,
                 signing_passes=parts.signing_passes,

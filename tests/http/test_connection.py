@@ -283,6 +283,9 @@ def configure(app: object) -> uvicorn.Config:
 
 
 class Quiet:
+    def end_streams(self) -> None:
+        """There are none."""
+
     def answer_now(self, raw_path: bytes, headers: list[Header], *, peer: str, is_head: bool) -> SmallAnswer | None:
         assert not is_head
         assert raw_path.startswith(b"/")
@@ -357,6 +360,9 @@ class Files:
     def __init__(self, data: bytes, file: int) -> None:
         self.data = data
         self._file = file
+
+    def end_streams(self) -> None:
+        """There are none."""
 
     def answer_now(self, _raw_path: bytes, _headers: object, *, peer: str, is_head: bool) -> None:
         assert not is_head

@@ -234,6 +234,7 @@ RULES: Final[dict[str, Rule]] = {
     "GET /metrics": Rule(Need.ADMIN_EVERYWHERE, "/metrics"),
     "GET /api/v1/server": Rule(Need.NOTHING, "/api/v1/server"),
     "GET /api/v1/openapi.json": Rule(Need.NOTHING, "/api/v1/openapi.json"),
+    "GET /api/v1/activity": Rule(Need.ADMIN_SOMEWHERE, "/api/v1/activity"),
     # Caches
     "GET /api/v1/caches": Rule(Need.NOTHING_WRONG, "/api/v1/caches"),
     "POST /api/v1/caches": Rule(
@@ -437,6 +438,8 @@ RULES: Final[dict[str, Rule]] = {
         Need.OWN_TOKEN, "/ui/tokens/{token}/revoke", b"", granted=303, is_page=True
     ),
     **_pages(
+        ("/ui/activity", Need.ADMIN_SOMEWHERE, "/ui/activity"),
+        ("/ui/activity/stream", Need.ADMIN_SOMEWHERE, "/ui/activity/stream"),
         ("/ui/tokens/all", Need.ADMIN_SOMEWHERE, "/ui/tokens/all"),
         ("/ui/audit", Need.ADMIN_SOMEWHERE, "/ui/audit?action=pin."),
         ("/ui/audit/export", Need.ADMIN_SOMEWHERE, "/ui/audit/export?by=nobody"),

@@ -16,6 +16,7 @@ from litestar.exceptions import HTTPException
 
 from icehouse.errors import IcehouseError
 from icehouse.http import (
+    activity_routes,
     audit_routes,
     cache_routes,
     collection_routes,
@@ -45,6 +46,7 @@ from icehouse.http.limits import Limits
 from icehouse.http.parts import ServerParts
 from icehouse.rules.audit import Origin
 from icehouse.services.access import Credential
+from icehouse.services.live_streams import LiveStreams
 
 _log = structlog.get_logger(__name__)
 
@@ -54,6 +56,7 @@ ROUTES = (
     server_routes.tell_health,
     server_routes.tell_readiness,
     server_routes.show_metrics,
+    activity_routes.show_activity,
     cache_routes.list_caches,
     cache_routes.create_cache,
     cache_routes.show_cache,
@@ -186,11 +189,17 @@ class Server:
     Its parts are made when it starts, in the event loop that uses them, and are taken down when it stops.
     """
 
-    __slots__ = ("_app", "_parts")
+    __slots__ = ("_app", "_parts", "_streams")
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._app: Application = _answer_too_early
+        self._streams: LiveStreams | None = None
+
+    def end_streams(self) -> None:
+        """The server stops: what would go on for as long as somebody looks ends now."""
+        if self._streams is not None:
+            self._streams.end_all()
 
     def answer_now(self, raw_path: bytes, headers: Iterable[Header], *, peer: str, is_head: bool) -> SmallAnswer | None:
         """See `HotRoutes.answer_now`; `None` before the server has started."""
@@ -207,7 +216,9 @@ class Server:
         await receive()
         async with AsyncExitStack() as stack:
             try:
-                self._app = make_app(*await stack.enter_async_context(self._parts()))
+                parts, hot, pages = await stack.enter_async_context(self._parts())
+                self._app = make_app(parts, hot, pages)
+                self._streams = parts.streams
             except Exception as exc:  # noqa: BLE001  whatever it is, the server is told that it cannot start
                 _log.error("the server could not start", error=str(exc), exc_info=not isinstance(exc, IcehouseError))
                 await send({"type": "lifespan.startup.failed", "message": ""})

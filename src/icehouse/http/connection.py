@@ -51,6 +51,10 @@ class QuickApplication(Protocol):
         """See `icehouse.http.hot.HotRoutes.answer_now`."""
         ...
 
+    def end_streams(self) -> None:
+        """Have answers end that would else go on for ever. May be called again."""
+        ...
+
 
 class Connection(HttpToolsProtocol):
     """The protocol of one connection. Belongs to the event loop."""
@@ -65,7 +69,9 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._answer_now = cast("QuickApplication", config.loaded_app).answer_now
+        application = cast("QuickApplication", config.loaded_app)
+        self._answer_now = application.answer_now
+        self._end_streams = application.end_streams
         self._steps = 0
         """Ends of heads, pieces of bodies and ends of messages that came so far."""
         self._bytes_without_step = 0
@@ -96,6 +102,11 @@ class Connection(HttpToolsProtocol):
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The server stops: finish what is under way."""
+        self._end_streams()
+        super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Read on; answer what is whole."""

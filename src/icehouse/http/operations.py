@@ -229,6 +229,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "list_revocations": Operation(),
     "undo_revocation": Operation(path={"revocation_id": 1}, refusals=(404, 409)),
     "show_metrics": Operation(),
+    "show_activity": Operation(),
     # The end
     "delete_pin": Operation(path=_PIN, status=204),
     "delete_cache": Operation(path=_TEAM, status=204, refusals=(409,)),

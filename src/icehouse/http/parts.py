@@ -11,6 +11,7 @@ from icehouse.db.engine import Database
 from icehouse.http.description import ApiDescription
 from icehouse.http.metrics import Observed, ServerCounters
 from icehouse.services.access import Access
+from icehouse.services.activity import Activity
 from icehouse.services.aliases import Aliases
 from icehouse.services.audit import Audit
 from icehouse.services.caches import Caches
@@ -21,6 +22,7 @@ from icehouse.services.differences import Differences
 from icehouse.services.downloads import Downloads
 from icehouse.services.exchange import Exchange
 from icehouse.services.keys import Keys
+from icehouse.services.live_streams import LiveStreams
 from icehouse.services.logs import Logs
 from icehouse.services.nar_uploads import NarUploads
 from icehouse.services.narinfo_uploads import NarinfoUploads
@@ -55,6 +57,8 @@ class ServerParts:
 
     database: Database
     access: Access
+    activity: Activity
+    streams: LiveStreams
     caches: Caches
     keys: Keys
     tokens: Tokens

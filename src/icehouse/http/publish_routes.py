@@ -89,7 +89,8 @@ async def receive_pack(
     with parts.uploads.take(None if entry.grant is None else entry.grant.token_id):
         announced = _parse_content_length(request.headers.get("content-length"))
         pieces = receive_pieces(cast("Receive", request.receive), announced=announced, max_bytes=MAX_UPLOAD_BYTES)
-        return await parts.packs.receive_pack(entry.cache, _count(pieces, counters))
+        with parts.activity.pushes.receive(entry, None) as receiving:
+            return await parts.packs.receive_pack(entry.cache, receiving.count(_count(pieces, counters)))
 
 
 @post(
@@ -136,6 +137,8 @@ async def publish_paths(
     entry = await parts.access.enter(cache_name, Permission.PUSH, credential)
     token_id = None if entry.grant is None else entry.grant.token_id
     answer = await parts.publisher.publish_paths(entry.cache, data, token_id=token_id, address=origin.address)
+    if not answer.refused:
+        parts.activity.pushes.note_published(entry, answer.published)
     return Response(answer, status_code=409 if answer.refused else 200)
 
 

@@ -58,13 +58,14 @@ async def receive_nar(request: FileRequest) -> None:
     entry = await request.enter(Permission.PUSH)
     if find_header(request.scope, b"content-encoding") not in {None, b"identity"}:
         raise Unsupported("Content-Encoding: a NAR is sent as its name says")
-    await request.parts.nar_uploads.receive_nar(
-        entry.cache,
-        request.names[0],
-        request.pieces(max_bytes=MAX_UPLOADED_FILE_BYTES),
-        token_id=_token_id(entry),
-        can_come_again=expects_continue(request.scope),
-    )
+    with request.parts.activity.pushes.receive(entry, request.names[0]) as receiving:
+        await request.parts.nar_uploads.receive_nar(
+            entry.cache,
+            request.names[0],
+            receiving.count(request.pieces(max_bytes=MAX_UPLOADED_FILE_BYTES)),
+            token_id=_token_id(entry),
+            can_come_again=expects_continue(request.scope),
+        )
     await request.answer_stored()
 
 
@@ -76,6 +77,8 @@ async def receive_narinfo(request: FileRequest) -> None:
     absent = await request.parts.narinfo_uploads.receive_narinfo(
         entry.cache, hash_part, text, token_id=_token_id(entry), address=request.origin.address
     )
+    if not absent:
+        request.parts.activity.pushes.note_published(entry, [hash_part])
     awaited = ", ".join(path.base_name for path in absent)
     await request.answer_stored(text=f"Kept, and not visible before: {awaited}\n".encode() if absent else b"")
 

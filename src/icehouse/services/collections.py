@@ -103,6 +103,11 @@ class Collections:
             raise NotFound(f"no collection {collection_id} of cache {cache.name!r} is known")
         return _view(row, cache)
 
+    async def find_last(self) -> PastCollection | None:
+        """The newest collection, of whatever caches; `None`: there was none."""
+        rows = await self._database.read(partial(page_collections, cache_name=None, before=None, limit=1))
+        return _view(rows[0], None) if rows else None
+
     async def _run(self, request: RunRequest) -> AsyncGenerator[bytes]:
         async with self._running:
             process = await asyncio.create_subprocess_exec(

@@ -43,6 +43,19 @@ class MaintenancePlan:
     """Forgets what is old, if it is time to."""
 
 
+@dataclass(slots=True)
+class MaintenanceState:
+    """What this process does, did last and will do, in seconds since the epoch."""
+
+    doing: str | None = None
+    began_at: int | None = None
+    ended_at: int | None = None
+    """`None` while a turn is under way."""
+    error: str | None = None
+    """The last one of that turn."""
+    next_at: int | None = None
+
+
 class Maintenance:
     """Does what is due. Of several processes that share a database, one does it."""
 
@@ -61,12 +74,15 @@ class Maintenance:
         self._clock = clock
         self._plan = plan
         self._draw = draw
+        self.state = MaintenanceState()
 
     async def run(self) -> None:
         """Look now and then what is due, and do it, until cancelled."""
         look_seconds = min(LOOK_SECONDS, self._plan.collect_seconds or LOOK_SECONDS)
         while True:
-            await asyncio.sleep(look_seconds * (0.5 + self._draw()))
+            seconds = look_seconds * (0.5 + self._draw())
+            self.state.next_at = self._clock() + round(seconds)
+            await asyncio.sleep(seconds)
             await self.work()
 
     async def work(self) -> None:
@@ -80,18 +96,25 @@ class Maintenance:
             except IcehouseError as exc:
                 _log.error("maintenance failed", error=str(exc))
                 return
+            state = self.state
+            state.began_at, state.ended_at, state.error = self._clock(), None, None
             await self._try("collection", self._collect_if_due)
             if self._plan.back_up is not None:
                 await self._try("backup", self._plan.back_up)
             await self._try("forgetting", self._plan.forget)
+            state.ended_at = self._clock()
 
     async def _try(self, what: str, work: Callable[[], Awaitable[object]]) -> None:
+        self.state.doing = what
         try:
             await work()
         except Conflict as exc:
             _log.info("not now", work=what, reason=str(exc))
         except IcehouseError as exc:
+            self.state.error = f"{what}: {exc}"
             _log.error("maintenance failed", work=what, error=str(exc))
+        finally:
+            self.state.doing = None
 
     async def _collect_if_due(self) -> None:
         if not self._plan.collect_seconds or not await self._database.read(self._is_due):

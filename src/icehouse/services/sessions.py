@@ -104,6 +104,12 @@ class Sessions:
         self._access.note_use(grant, TokenUse(now, address))
         return Session(row.id, grant, make_form_key(secret))
 
+    async def find_grant(self, secret: SessionSecret) -> Grant | None:
+        """What the session's holder may do now; `None`: it is over. This is no use of it: nobody asked for anything."""
+        secret_hash = hash_secret(secret)
+        row = await self._database.read(lambda connection: find_session(connection, secret_hash))
+        return None if row is None or not self._is_alive(row, self._clock()) else row.token.grant()
+
     async def log_in(self, token_text: str, origin: Origin, *, before: SessionSecret | None) -> Begun:
         """Begin a session that acts by a token. The one that the browser had before, if any, ends.
 

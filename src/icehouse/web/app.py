@@ -15,6 +15,7 @@ from icehouse.errors import IcehouseError, NotFound, RateLimited, StorageError, 
 from icehouse.rules.sessions import parse_return
 from icehouse.web import (
     access_page,
+    activity_page,
     audit_page,
     cache_page,
     closure_page,
@@ -124,6 +125,8 @@ ROUTES: Final = (
     trust_pages.show_new_trust,
     trust_pages.add_trust,
     trust_pages.remove_trust,
+    activity_page.show_activity,
+    activity_page.stream_activity,
     audit_page.show_audit,
     audit_page.export_audit,
     trash_page.show_trash,

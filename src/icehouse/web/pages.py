@@ -66,6 +66,7 @@ class Renderer:
         environment.filters["day"] = show_day
         environment.filters["moment"] = show_moment
         environment.filters["period"] = show_period
+        environment.filters["about"] = show_about
 
     def render(self, page: Page, frame: Frame) -> bytes:
         """The page, in UTF-8."""
@@ -109,4 +110,11 @@ def show_period(seconds: int) -> str:
     """A length of time for people, in the largest unit that is exact: ``90 seconds``, ``15 minutes``, ``7 days``."""
     size, unit = next((size, unit) for size, unit in _PERIODS if seconds % size == 0)
     count = seconds // size
+    return f"{count} {unit}{'' if count == 1 else 's'}"
+
+
+def show_about(seconds: int) -> str:
+    """A length of time for people, rounded down: ``12 seconds``, ``3 minutes``, ``2 days``."""
+    size, unit = next(((size, unit) for size, unit in _PERIODS if seconds >= size), _PERIODS[-1])
+    count = max(0, seconds // size)
     return f"{count} {unit}{'' if count == 1 else 's'}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from icehouse.errors import IcehouseError
 from icehouse.services.access import Access
+from icehouse.services.activity import Activity
 from icehouse.services.audit import Audit
 from icehouse.services.caches import Caches
 from icehouse.services.closure_sizes import ClosureSizes
@@ -14,6 +15,7 @@ from icehouse.services.collections import Collections
 from icehouse.services.contents import Contents
 from icehouse.services.differences import Differences
 from icehouse.services.keys import Keys
+from icehouse.services.live_streams import LiveStreams
 from icehouse.services.logs import Logs
 from icehouse.services.paths import Paths
 from icehouse.services.pins import Pins
@@ -33,6 +35,8 @@ class WebParts:
     """The services behind the pages, and what the server says of itself."""
 
     access: Access
+    activity: Activity
+    streams: LiveStreams
     caches: Caches
     keys: Keys
     signing_passes: SigningPasses

@@ -97,7 +97,7 @@ class Visit:
         return Stream(parts(), status_code=200, headers={"cache-control": "no-store"}, media_type="text/html")
 
     def render(self, part: Page) -> bytes:
-        """A part of a page that `stream` sends."""
+        """A part of a page, as HTML, that is sent by itself."""
         return self.renderer.render(part, self._frame())
 
     def _frame(self) -> Frame:
