@@ -75,6 +75,7 @@ from icehouse.services.narinfo_uploads import NarinfoUploads
 from icehouse.services.nars import MAX_NARS, NarRegistry
 from icehouse.services.packs import MAX_IDENTITIES, PackReceiver
 from icehouse.services.paths import Paths
+from icehouse.services.people import People
 from icehouse.services.pins import Pins
 from icehouse.services.promote import Promotions
 from icehouse.services.provider_logins import Provider, ProviderLogins
@@ -252,6 +253,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             keys=Keys(database, sealer, signer, clock=clock, draw=secrets.token_bytes, wake=signing_passes.wake),
             signing_passes=signing_passes,
             tokens=Tokens(database, clock=clock, draw=secrets.token_bytes),
+            people=People(database, clock=clock),
             trust=Trust(database, public_url=settings.url, clock=clock),
             promotions=Promotions(database, publisher, NarCopies(database, blobs, workers, nars, clock), clock),
             revocations=Revocations(database, access_database, clock, flush_uses=flush_uses),
@@ -312,6 +314,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
                 draw=secrets.token_bytes,
                 tokens=parts.tokens,
                 traffic=traffic,
+                people=parts.people,
                 audit=parts.audit,
                 paths=parts.paths,
                 closure_sizes=parts.closure_sizes,

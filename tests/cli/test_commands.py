@@ -67,6 +67,8 @@ COMMANDS = [
     "token create",
     "token list",
     "token revoke",
+    "person list",
+    "person revoke",
     "trust add",
     "trust list",
     "trust remove",

@@ -26,6 +26,8 @@ COMMANDS = [
     "token list",
     "token create x --allow pull --caches a",
     "token revoke 1",
+    "person list",
+    "person revoke 1",
     "trust list a",
     "trust add a --issuer https://x --claim repository=org/app --allow push",
     "trust remove a 1",

@@ -29,6 +29,8 @@ NOT_AUDITED = {
     "POST /api/v1/caches/{cache_name}/paths",
     # It takes two caches; tests/services/test_promote.py looks at its entry.
     "POST /api/v1/caches/{cache_name}/promotions",
+    # It takes a login; tests/web/test_people_page.py looks at its entry.
+    "POST /api/v1/people/{person_id}/revoke",
     # It takes an identity; tests/services/test_exchange.py looks at its entry.
     "POST /api/v1/oidc/token",
 }

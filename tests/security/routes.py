@@ -123,7 +123,8 @@ class Rule:
     needs: Permission | Need
     path: str
     """``{cache}`` stands for the cache's name, ``{token}`` for the number of a token of its user, ``{trust}`` for that
-    of its trust rule, ``{revocation}`` for that of the latest revocation."""
+    of its trust rule, ``{person}`` for that of somebody who logged in once, ``{revocation}`` for that of the latest
+    revocation."""
     body: bytes | None = None
     granted: int | Mapping[Cache, int] = 200
     """The status where it is allowed and done, which is none of those that refuse."""
@@ -321,6 +322,11 @@ RULES: Final[dict[str, Rule]] = {
         granted=201,
     ),
     "DELETE /api/v1/tokens/{token_id}": Rule(Need.ADMIN_OF_TOKEN, "/api/v1/tokens/{token}", granted=204),
+    # People
+    "GET /api/v1/people": Rule(Need.ADMIN_EVERYWHERE, "/api/v1/people"),
+    "POST /api/v1/people/{person_id}/revoke": Rule(
+        Need.ADMIN_EVERYWHERE, "/api/v1/people/{person}/revoke", _json(keep_tokens=True)
+    ),
     # Trust
     "GET /api/v1/caches/{cache_name}/trust": Rule(Permission.ADMIN, f"{_CACHE}/trust"),
     "POST /api/v1/caches/{cache_name}/trust": Rule(
@@ -434,6 +440,9 @@ RULES: Final[dict[str, Rule]] = {
     "POST /ui/caches/{cache}/pins/{pin}/unpin": Rule(
         Permission.PIN, "/ui/caches/{cache}/pins/passing/unpin", b"", granted=303, undo=("put pin",), is_page=True
     ),
+    "POST /ui/people/{person_id}/revoke": Rule(
+        Need.ADMIN_EVERYWHERE, "/ui/people/{person}/revoke", b"", granted=303, is_page=True
+    ),
     "POST /ui/tokens/{token_id}/revoke": Rule(
         Need.OWN_TOKEN, "/ui/tokens/{token}/revoke", b"", granted=303, is_page=True
     ),
@@ -441,6 +450,7 @@ RULES: Final[dict[str, Rule]] = {
         ("/ui/activity", Need.ADMIN_SOMEWHERE, "/ui/activity"),
         ("/ui/activity/stream", Need.ADMIN_SOMEWHERE, "/ui/activity/stream"),
         ("/ui/tokens/all", Need.ADMIN_SOMEWHERE, "/ui/tokens/all"),
+        ("/ui/people", Need.ADMIN_EVERYWHERE, "/ui/people"),
         ("/ui/audit", Need.ADMIN_SOMEWHERE, "/ui/audit?action=pin."),
         ("/ui/audit/export", Need.ADMIN_SOMEWHERE, "/ui/audit/export?by=nobody"),
     ),

@@ -36,6 +36,6 @@ async def test_form_of_another_site_or_session_is_refused(path: str, fault: str,
     headers = {"cookie": f"icehouse={mine}", "content-type": "application/x-www-form-urlencoded", "host": "here"}
     headers |= {"other site": {"origin": "http://there"}, "no origin": {"origin": "null"}}.get(fault, {})
     body = (rule.body or b"") + f"&form_key={key}".encode()
-    asked = rule.path.replace("{token}", "1").replace("{trust}", "1")
+    asked = rule.path.replace("{token}", "1").replace("{trust}", "1").replace("{person}", "1")
     answer = await world.ask("POST", asked, body, headers=headers)
     assert answer.status == 403

@@ -27,12 +27,14 @@ from icehouse.api.collections import CollectionEvent
 from icehouse.config import ServerSettings
 from icehouse.db.collection import add_collection
 from icehouse.db.engine import READER_THREADS
+from icehouse.db.people import put_person
 from icehouse.db.sessions import insert_session
 from icehouse.db.tokens import find_token, insert_token, revoke_token
 from icehouse.http.app import make_app
 from icehouse.http.asgi import Application
 from icehouse.http.parts import ServerParts
 from icehouse.rules.access import Permission, Token, hash_token, make_token, parse_authorization
+from icehouse.rules.people import Person
 from icehouse.rules.recipes import make_recipe, render_recipe
 from icehouse.rules.sessions import SessionSecret, hash_secret, make_form_key, make_secret, parse_secret
 from icehouse.services.collection_run import RunRequest
@@ -171,6 +173,8 @@ class World:
     """The trust rule of each cache; in one that is not there, a number."""
     revocation: int = 0
     """Of what nobody published."""
+    person: int = 0
+    """Somebody who logged in, and has nothing."""
     _drawn: int = 0
 
     async def ask(
@@ -217,6 +221,7 @@ class World:
         """Send the request of *rule* as *caller*."""
         path = rule.path.replace("{cache}", cache).replace("{token}", str(self.victims[cache]))
         path = path.replace("{revocation}", str(self.revocation))
+        path = path.replace("{person}", str(self.person))
         path = path.replace("{trust}", self.trust_number(cache))
         body = None if rule.body is None else rule.body.replace(b"{cache}", cache.encode())
         credential, headers = self.credentials[caller.name, cache], {"x-request-id": "of-the-matrix"}
@@ -349,6 +354,8 @@ class World:
             await self._log_in(cache)
         self.victims[Cache.ABSENT] = 999_999_999
         await self.revoke_nobody()
+        known = Person("https://id.example.org", "1", "Ada", None)
+        self.person = (await self.parts.database.write(partial(put_person, known=known, now=clock()))).id
         await self._open_connections()
 
     async def _open_connections(self) -> None:

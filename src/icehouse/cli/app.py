@@ -15,6 +15,7 @@ _COMMANDS: Final = {
     "login": ("icehouse.cli.login", "app"),
     "cache": ("icehouse.cli.cache", "app"),
     "token": ("icehouse.cli.token", "app"),
+    "person": ("icehouse.cli.person", "app"),
     "trust": ("icehouse.cli.trust", "app"),
     "key": ("icehouse.cli.key", "app"),
     "use": ("icehouse.cli.use", "app"),

@@ -27,6 +27,7 @@ from icehouse.api.caches import CacheConfigure, CacheCreate, CacheSize, CacheVie
 from icehouse.api.collections import CollectionEvent, CollectionRequest, CollectionResult, PastCollection
 from icehouse.api.keys import KeyAdd, KeyName, KeyRetire, KeyView, SigningProgress
 from icehouse.api.paths import DeleteAnswer, PathsPage, PathSummary, PathView, RestoreAnswer, WhyAnswer
+from icehouse.api.people import PeoplePage, PersonRevoke, PersonRevoked
 from icehouse.api.pins import PinAnswer, PinDetails, PinPut, PinView
 from icehouse.api.publish import (
     ChunksMissingAnswer,
@@ -216,6 +217,14 @@ class Server:
     async def revoke_token(self, token_id: int) -> None:
         """Revoke a token, at once and for good."""
         await self._delete(f"/tokens/{token_id}")
+
+    async def list_people(self, query: Mapping[str, str]) -> PeoplePage:
+        """People who logged in by a provider; a page of those that match a query, as the API names its parts."""
+        return await self._get(f"/people?{urlencode(query)}", PeoplePage)
+
+    async def revoke_person(self, person_id: int, *, keep_tokens: bool) -> PersonRevoked:
+        """End the sessions of a person, and the tokens that they made for themselves."""
+        return await self._post(f"/people/{person_id}/revoke", PersonRevoke(keep_tokens=keep_tokens), PersonRevoked)
 
     async def get_job_token(self) -> str:
         """The token of the job that this runs in.

@@ -137,11 +137,10 @@ def page_tokens(
     if wanted.cache_name is not None:
         statement = statement.where(literal(wanted.cache_name).like(func.replace(token.c.cache_pattern, "*", "%")))
     if wanted.state is not None:
-        is_expired = func.coalesce(token.c.expires_at, now + 1) <= now
         is_in_state = {
             TokenState.REVOKED: token.c.revoked_at.is_not(None),
-            TokenState.EXPIRED: token.c.revoked_at.is_(None) & is_expired,
-            TokenState.VALID: token.c.revoked_at.is_(None) & not_(is_expired),
+            TokenState.EXPIRED: token.c.revoked_at.is_(None) & not_(is_valid_at(now)),
+            TokenState.VALID: is_valid_at(now),
         }
         statement = statement.where(is_in_state[wanted.state])
     if wanted.search is not None:
@@ -150,6 +149,17 @@ def page_tokens(
         statement = statement.where(token.c.id < wanted.before)
     rows = connection.execute(statement.order_by(token.c.id.desc()).limit(limit))
     return tuple(_token_row(row) for row in rows)
+
+
+def is_valid_at(now: int) -> ColumnElement[bool]:
+    """Whether a token is neither revoked nor expired then."""
+    return token.c.revoked_at.is_(None) & (func.coalesce(token.c.expires_at, now + 1) > now)
+
+
+def parse_roles(row: Row[Any]) -> tuple[Scope, ...]:
+    """All that a row's token allows, or did."""
+    found = _token_row(row)
+    return (Scope(found.permissions, found.cache_pattern), *found.others)
 
 
 def _is_made() -> ColumnElement[bool]:

@@ -203,6 +203,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "search_tokens": Operation(query={"state": "valid", "limit": 10}),
     "show_own_token": Operation(),
     "revoke_token": Operation(path={"token_id": 2}, status=204, refusals=(404,)),
+    "list_people": Operation(query={"search": "ada"}),
+    "revoke_person": Operation(path={"person_id": 1}, body={"keep_tokens": False}, status=404, refusals=(404,)),
     "add_trust": Operation(
         path=_TEAM,
         body={

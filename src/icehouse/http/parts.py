@@ -29,6 +29,7 @@ from icehouse.services.narinfo_uploads import NarinfoUploads
 from icehouse.services.nars import NarRegistry
 from icehouse.services.packs import PackReceiver
 from icehouse.services.paths import Paths
+from icehouse.services.people import People
 from icehouse.services.pins import Pins
 from icehouse.services.promote import Promotions
 from icehouse.services.publish import Publisher
@@ -62,6 +63,7 @@ class ServerParts:
     caches: Caches
     keys: Keys
     tokens: Tokens
+    people: People
     trust: Trust
     exchange: Exchange
     revocations: Revocations

@@ -280,6 +280,19 @@ def check_may_watch_server(grant: Grant | None) -> None:
         raise Denied("metrics name all caches: they need the permission admin on the pattern *, which this token lacks")
 
 
+def check_may_administer_people(grant: Grant | None) -> None:
+    """Return if the holder of *grant* may see who logs in, and revoke what they have.
+
+    Raises:
+        Unauthenticated: there are no credentials.
+        Denied: the token is not one for administering all caches.
+    """
+    if grant is None:
+        raise Unauthenticated("people are administered with a token that has the permission admin on all caches")
+    if not grant.administers("*"):
+        raise Denied("people are administered with the permission admin on the pattern *, which this token lacks")
+
+
 def may_see_token(grant: Grant, token: Grant) -> bool:
     """Tell whether the holder of *grant*, an administrator, may see and revoke *token*: it reaches no further."""
     return grant.token_id == token.token_id or grant.administers(token.cache_pattern)

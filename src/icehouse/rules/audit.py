@@ -20,6 +20,7 @@ class Action(StrEnum):
     TOKEN_EXCHANGE = "token.exchange"  # noqa: S105  no secret
     SESSION_LOGIN = "session.login"
     SESSION_LOGOUT = "session.logout"
+    PERSON_REVOKE = "person.revoke"
     TRUST_ADD = "trust.add"
     TRUST_REMOVE = "trust.remove"
     REVOCATION_ADD = "revocation.add"

@@ -27,6 +27,7 @@ from icehouse.web import (
     login_page,
     new_cache_page,
     path_pages,
+    people_page,
     pin_pages,
     provider_page,
     retention_page,
@@ -142,6 +143,8 @@ ROUTES: Final = (
     collections_page.show_collection,
     collections_page.plan_collection,
     collections_page.run_collection,
+    people_page.show_people,
+    people_page.revoke_person,
     show_asset,
 )
 """Every route of the web page. GET answers HEAD too."""

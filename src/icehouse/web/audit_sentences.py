@@ -176,6 +176,12 @@ def _revocation(verb: str) -> Callable[[AuditEntry, Facts], list[Words]]:
     return told
 
 
+def _person(entry: AuditEntry, facts: Facts) -> list[Words]:
+    what = "the sessions" if facts.get("tokens") == 0 else "the sessions and tokens"
+    name = str(facts.get("name", f"person {entry.subject}"))
+    return [Words(f"ended {what} of "), _name(name, link("/ui/people", {"search": name}))]
+
+
 def _collect(entry: AuditEntry, facts: Facts) -> list[Words]:
     del facts
     return [Words("started a collection of "), _cache(entry)]
@@ -190,6 +196,7 @@ _SENTENCES: Final[Mapping[str, Callable[[AuditEntry, Facts], list[Words]]]] = {
     Action.TOKEN_EXCHANGE: _exchange,
     Action.SESSION_LOGIN: _plain("logged in"),
     Action.SESSION_LOGOUT: _plain("logged out"),
+    Action.PERSON_REVOKE: _person,
     Action.TRUST_ADD: _trust("made"),
     Action.TRUST_REMOVE: _trust("removed"),
     Action.REVOCATION_ADD: _revocation("revoked"),

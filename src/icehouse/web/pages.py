@@ -45,6 +45,8 @@ class Frame:
     """What every form that is sent by POST must hold."""
     is_admin: bool = False
     """Whether they administer something."""
+    is_admin_of_all: bool = False
+    """Whether they administer all caches."""
 
 
 class Renderer:

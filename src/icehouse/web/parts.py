@@ -18,6 +18,7 @@ from icehouse.services.keys import Keys
 from icehouse.services.live_streams import LiveStreams
 from icehouse.services.logs import Logs
 from icehouse.services.paths import Paths
+from icehouse.services.people import People
 from icehouse.services.pins import Pins
 from icehouse.services.provider_logins import ProviderLogins
 from icehouse.services.retention import Retentions
@@ -46,6 +47,7 @@ class WebParts:
     """`None`: people log in with tokens."""
     tokens: Tokens
     traffic: TrafficCounts
+    people: People
     audit: Audit
     paths: Paths
     closure_sizes: ClosureSizes

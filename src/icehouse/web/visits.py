@@ -106,6 +106,7 @@ class Visit:
             back=self.back,
             version=self.parts.version,
             public_url=self.parts.public_url,
+            is_admin_of_all=self.grant is not None and self.grant.administers("*"),
             is_admin=self.grant is not None and bool(self.grant.admin_patterns),
             who=None if self.session is None else self.session.grant.description,
             form_key="" if self.session is None else self.session.form_key,
