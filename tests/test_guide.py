@@ -263,6 +263,14 @@ def test_publishing_with_curl_works_as_shown(reader: Reader) -> None:
 
 
 @pytest.mark.end_to_end
+def test_client_can_be_used_from_python_as_shown(reader: Reader) -> None:
+    shown = dict(blocks(section("http-api.md", "From Python")))
+    script = f"python - <<'END'\n{shown['python client']}END\n"
+    assert "exists already" not in reader.run(script)
+    assert_told(shown["text"], reader.run(script))
+
+
+@pytest.mark.end_to_end
 def test_copy_made_while_the_server_runs_is_a_whole_server(reader: Reader, tmp_path: Path) -> None:
     for script, _ in tour()[:2]:  # a cache, and a push to it
         reader.run(script)
