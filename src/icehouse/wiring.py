@@ -330,6 +330,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
                 public_url=settings.url,
                 version=parts.parameters.version,
                 statuses=STATUSES,
+                describe=lambda: parts.description.document,
             )
         )
         yield parts, hot, pages

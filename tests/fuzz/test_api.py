@@ -34,6 +34,10 @@ def run_schemathesis(server: RunningServer, folder: Path, part: str, options: li
     arguments = [
         f"http://127.0.0.1:{server.port}/api/v1/openapi.json",
         *("--header", f"Authorization: Bearer {server.token}", "--checks", CHECKS, "--seed", str(SEED)),
+        *(
+            "--request-timeout",
+            "60",
+        ),  # a collection begins with a process of its own, which a busy machine starts slowly
         *("--generation-database", "none", "--warnings", "off", "--no-color", "--continue-on-failure"),
     ]
     done = subprocess.run(

@@ -362,6 +362,7 @@ RULES: Final[dict[str, Rule]] = {
     # The web page
     **_pages(
         ("/", Need.NOTHING, "/"),
+        ("/docs", Need.NOTHING, "/docs"),
         ("/{cache}", Permission.PULL, "/{cache}"),
         ("/login", Need.NOTHING, "/login"),
         ("/static/{name}", Need.NOTHING, Assets.load().url("icehouse.css")),

@@ -32,7 +32,7 @@ from icehouse.http.metrics import ServerCounters
 API_SEGMENTS: Final = frozenset({b"api", b"health", b"metrics"})
 """First segments that the API answers."""
 
-PAGE_SEGMENTS: Final = frozenset({b"login", b"logout", b"static", b"ui"})
+PAGE_SEGMENTS: Final = frozenset({b"docs", b"login", b"logout", b"static", b"ui"})
 """First segments that the web page answers. Every other one is, or could be, a cache's name."""
 
 _BROWSERS_ALONE: Final = re.compile(rb"/(?:[a-z0-9](?:[a-z0-9-]{0,48}[a-z0-9])?/?)?")

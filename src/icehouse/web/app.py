@@ -22,6 +22,7 @@ from icehouse.web import (
     collections_page,
     delete_page,
     difference_page,
+    docs_page,
     file_pages,
     home_page,
     login_page,
@@ -145,6 +146,7 @@ ROUTES: Final = (
     collections_page.run_collection,
     people_page.show_people,
     people_page.revoke_person,
+    docs_page.show_docs,
     show_asset,
 )
 """Every route of the web page. GET answers HEAD too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from icehouse.errors import IcehouseError
 from icehouse.services.access import Access
@@ -64,6 +65,8 @@ class WebParts:
     version: str
     statuses: Mapping[type[IcehouseError], tuple[int, str]]
     """Status and title of each class of errors: the one table that the API has too."""
+    describe: Callable[[], Mapping[str, Any]]
+    """Gives the OpenAPI document of the API, which nobody changes."""
     clock: Callable[[], int]
     """Gives seconds since the epoch."""
     draw: Callable[[int], bytes]
