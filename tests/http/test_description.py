@@ -170,6 +170,29 @@ def test_bodies_say_what_their_fields_mean() -> None:
     }
 
 
+def schemas_sent() -> dict[str, Json]:
+    """The schemas of the bodies of requests, with all that they name."""
+    schemas = DOCUMENT["components"]["schemas"]
+    found: dict[str, Json] = {}
+    left = [operation.get("requestBody", {}) for _, _, operation in DESCRIBED.values()]
+    while left:
+        for name in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(left.pop())):
+            if name not in found:
+                found[name] = schemas[name]
+                left.append(schemas[name])
+    return found
+
+
+@pytest.mark.parametrize(("name", "schema"), schemas_sent().items(), ids=schemas_sent())
+def test_each_field_that_clients_send_has_a_meaning(name: str, schema: Json) -> None:
+    untold = [field for field, told in schema["properties"].items() if not told.get("description")]
+    assert untold == [], f"write a string behind the fields of {name} in src/icehouse/api"
+
+
+def test_texts_mark_code_as_markdown_does() -> None:
+    assert "``" not in SCHEMA_OF.json.decode()
+
+
 def test_words_of_the_examples_are_about_the_files_that_are_sent() -> None:
     (chunk,) = cut(NAR)
     recipe = render_recipe(make_recipe([1], chunk.hashes))

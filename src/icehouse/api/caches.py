@@ -7,19 +7,26 @@ class UpstreamBody(msgspec.Struct, frozen=True, kw_only=True):
     """Another cache that clients use too, and the keys whose signatures are evidence."""
 
     url: str
+    """Its address as a substituter."""
     public_keys: list[str]
+    """`<name>:<base64>`, as in `trusted-public-keys` of nix.conf."""
 
 
 class CacheCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of ``POST /api/v1/caches``."""
 
     name: str
+    """1 to 50 of a-z, 0-9 and, inside, hyphens."""
     is_public: bool
+    """Whether everybody may pull from it."""
     domain: str | None = None
     """Name of a shared domain for a private cache; null: a domain of its own."""
     priority: int = 41
+    """Nix asks caches with lower numbers first; cache.nixos.org has 40."""
     want_mass_query: bool = True
+    """Whether Nix may ask it for many paths at once, to find which it has."""
     store_dir: str = "/nix/store"
+    """The store directory of all its paths."""
     upstreams: list[UpstreamBody] | None = None
     """Null: cache.nixos.org alone. An empty list: none."""
     keep_unused_seconds: int | None = None
@@ -45,13 +52,21 @@ class CacheConfigure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """
 
     priority: int | msgspec.UnsetType = msgspec.UNSET
+    """Nix asks caches with lower numbers first; cache.nixos.org has 40."""
     keep_unused_seconds: int | msgspec.UnsetType | None = msgspec.UNSET
+    """Hide what was not used for so long; null: use does not matter."""
     keep_pushed_seconds: int | msgspec.UnsetType | None = msgspec.UNSET
+    """Hide what was pushed longer ago; null: age does not matter."""
     budget_bytes: int | msgspec.UnsetType | None = msgspec.UNSET
+    """Hide what was used least recently while the cache is larger; null: no budget."""
     limit_bytes: int | msgspec.UnsetType | None = msgspec.UNSET
+    """Refuse pushes while the cache is as large or larger; null: no limit."""
     trash_seconds: int | msgspec.UnsetType = msgspec.UNSET
+    """How long hidden paths can come back."""
     staging_of: str | msgspec.UnsetType | None = msgspec.UNSET
+    """The cache that what is looked at here is promoted to; null: none."""
     required_keys: list[str] | msgspec.UnsetType = msgspec.UNSET
+    """Public keys, of one of which what is pushed must carry a signature; empty: of none."""
 
 
 class CacheView(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,8 +9,11 @@ class RetentionBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """What a cache keeps. Null sets no bound."""
 
     keep_unused_seconds: int | None = None
+    """Hide what was not used for so long."""
     keep_pushed_seconds: int | None = None
+    """Hide what was pushed longer ago."""
     budget_bytes: int | None = None
+    """Hide what was used least recently while the cache is larger."""
 
 
 class PreviewedPath(msgspec.Struct, frozen=True, kw_only=True):

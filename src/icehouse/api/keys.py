@@ -23,6 +23,7 @@ class KeyName(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Body of requests about one key."""
 
     name: str
+    """Of the key: what stands before the colon in its public key."""
 
 
 class KeyView(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +43,7 @@ class KeyRetire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Body of ``POST /api/v1/caches/{cache}/keys/retire``."""
 
     name: str
+    """Of the key: what stands before the colon in its public key."""
     strip: bool = False
     """Whether the signatures that it made are removed."""
 

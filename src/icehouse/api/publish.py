@@ -9,6 +9,7 @@ class MissingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Body of ``POST …/missing``."""
 
     hash_parts: list[str]
+    """Each the first 32 letters of a base name."""
 
 
 class MissingAnswer(msgspec.Struct, frozen=True):
@@ -21,6 +22,7 @@ class ChunksMissingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     """Body of ``POST …/chunks/missing``: identities of 32 bytes, back to back (base64 in JSON)."""
 
     identities: bytes
+    """32 bytes each, back to back (base64 in JSON)."""
 
 
 class ChunksMissingAnswer(msgspec.Struct, frozen=True):
@@ -46,6 +48,7 @@ class NarBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     nar_hash: str
     """``sha256:`` and 52 letters of Nix32."""
     nar_size: int
+    """In bytes, not compressed."""
     recipe: bytes
     """As in ``docs/design/formats.md`` (base64 in JSON)."""
 
@@ -54,6 +57,7 @@ class NarsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Body of ``POST …/nars``."""
 
     nars: list[NarBody]
+    """Those to register, in any order."""
     verify: bool = False
     """Prove what is stored already again, instead of trusting the proof made when it came."""
 
@@ -82,19 +86,26 @@ class PathBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     store_path: str
     """Base name."""
     nar_hash: str
+    """``sha256:`` and 52 letters of Nix32."""
     nar_size: int
+    """In bytes, not compressed."""
     references: list[str]
     """Base names; may hold the path itself."""
     deriver: str | None = None
+    """Base name of the derivation that it was built from; null: not known."""
     system: str | None = None
+    """For instance `x86_64-linux`; null: not known."""
     ca: str | None = None
+    """For a content-addressed path, its content address as narinfos have it; null: it is none."""
     signatures: list[str] = []
+    """`<key name>:<base64>`, as narinfos have them."""
 
 
 class PathsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Body of ``POST …/paths``: published all together, or not at all."""
 
     paths: list[PathBody]
+    """What they refer to is among them, visible already, or in `externals`."""
     externals: list[PathBody] = []
     """References that an upstream has; `signatures` hold the evidence."""
 
@@ -130,3 +141,4 @@ class PromoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     source: str
     """The name of the cache that has the path."""
     hash_part: str
+    """Of the path."""

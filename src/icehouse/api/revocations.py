@@ -9,11 +9,13 @@ class RevocationCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     by: dict[str, str]
     """`token` and its number; or `issuer`, `subject`, `repository`, `ref`, `workflow`, `commit`, `run` of jobs."""
     since: int
+    """What was published then or later is revoked."""
     until: int | None = None
     """Null: what is published from now on is refused, too."""
     cache: str | None = None
     """Null: in all caches."""
     dry_run: bool = False
+    """Only tell what would be hidden."""
 
 
 class DownloadView(msgspec.Struct, frozen=True, kw_only=True):

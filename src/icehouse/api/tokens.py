@@ -11,9 +11,13 @@ class TokenCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Body of ``POST /api/v1/tokens``."""
 
     description: str
+    """What people know it by."""
     permissions: list[PermissionName]
+    """What it may do to those caches."""
     cache_pattern: str
+    """The caches whose name matches; `*` stands for any letters or none."""
     expires_in_seconds: int | None = None
+    """How long it lasts; null: until it is revoked."""
 
 
 class TokenView(msgspec.Struct, frozen=True, kw_only=True):

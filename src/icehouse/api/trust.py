@@ -11,12 +11,15 @@ class TrustCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Body of ``POST /api/v1/caches/{cache}/trust``."""
 
     issuer: str
+    """The URL of who signs identities."""
     claims: dict[str, list[str]]
     """For each claim the globs of which one must match. All claims must be there."""
     permissions: list[PermissionName]
+    """Those that the tokens have."""
     audience: str | None = None
     """Null: the server's URL."""
     token_seconds: int = DEFAULT_TOKEN_SECONDS
+    """How long a token lasts: a minute to 12 hours."""
 
 
 class TrustView(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +40,9 @@ class ExchangeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Body of ``POST /api/v1/oidc/token``."""
 
     cache: str
+    """The name of the cache that the token is for."""
     id_token: str
+    """The identity that the issuer signed for the job: a JSON Web Token."""
     permissions: list[PermissionName] | None = None
     """Those that the token is to have, of those that the rules allow. Null: all of them."""
 

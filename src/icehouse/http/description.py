@@ -379,10 +379,16 @@ def _with_fields(schemas: dict[str, Any]) -> dict[str, Any]:
         if inspect.isclass(kind) and issubclass(kind, msgspec.Struct)
     }
     for name, schema in schemas.items():
+        if "description" in schema:
+            schema["description"] = _as_markdown(schema["description"])
         for field, described in schema.get("properties", {}).items():
             if field in texts.get(name, {}):
                 described["description"] = texts[name][field]
     return dict(sorted(schemas.items()))
+
+
+def _as_markdown(text: str) -> str:
+    return text.replace("``", "`")
 
 
 def _field_texts(kind: type) -> dict[str, str]:
@@ -397,7 +403,7 @@ def _field_texts(kind: type) -> dict[str, str]:
                         ast.AnnAssign(target=ast.Name(id=name)),
                         ast.Expr(value=ast.Constant(value=str() as text)),
                     ):
-                        found[name] = re.sub(r"\s+", " ", text).strip()
+                        found[name] = _as_markdown(re.sub(r"\s+", " ", text).strip())
                     case _:
                         pass
     return found
