@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from icehouse.errors import Denied, Unauthenticated
-from icehouse.rules.access import Permission, check_access
+from icehouse.rules.access import Permission
 from icehouse.services.access import Entry
 from icehouse.web.visits import Visit
 
@@ -52,14 +51,5 @@ def make_head(visit: Visit, entry: Entry, tab: str) -> CacheHead:
     """The head of a page that belongs to the tab with the text *tab*."""
     name = entry.cache.name
     paths = {text: path.format(cache=name) for text, path, _ in _TABS}
-    tabs = [Tab(text, paths[text]) for text, _, needed in _TABS if may(visit, entry, needed)]
+    tabs = [Tab(text, paths[text]) for text, _, needed in _TABS if visit.may(entry.cache, needed)]
     return CacheHead(name, entry.cache.is_public, tabs, paths[tab])
-
-
-def may(visit: Visit, entry: Entry, needed: Permission) -> bool:
-    """Whether the visitor may do that to the cache."""
-    try:
-        check_access(visit.grant, needed, entry.cache.name, is_public=entry.cache.is_public)
-    except (Denied, Unauthenticated):
-        return False
-    return True

@@ -12,8 +12,7 @@ from litestar.di import NamedDependency
 from icehouse.api.caches import CacheView
 from icehouse.db.sizes import CacheSizes
 from icehouse.db.traffic import TrafficRow
-from icehouse.errors import Denied, Unauthenticated
-from icehouse.rules.access import Permission, check_access
+from icehouse.rules.access import Permission
 from icehouse.web.new_cache_page import may_create
 from icehouse.web.pages import Page
 from icehouse.web.traffic_page import show_rate
@@ -73,13 +72,5 @@ async def show_home(visit: NamedDependency[Visit]) -> Response[Any]:
         if size is None:
             continue  # deleted meanwhile
         row = traffic.get(size.cache_id, TrafficRow(size.cache_id, 0))
-        cards.append(CacheCard(cache, size, row if _may_see_traffic(visit, cache) else None))
+        cards.append(CacheCard(cache, size, row if visit.may(cache, Permission.PUSH) else None))
     return visit.show(HomePage(cards, may_create(visit.grant)))
-
-
-def _may_see_traffic(visit: Visit, cache: CacheView) -> bool:
-    try:
-        check_access(visit.grant, Permission.PUSH, cache.name, is_public=cache.is_public)
-    except (Denied, Unauthenticated):
-        return False
-    return True

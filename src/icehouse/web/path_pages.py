@@ -18,7 +18,7 @@ from icehouse.rules.access import Permission, allows
 from icehouse.rules.path_queries import parse_query
 from icehouse.services.access import Entry
 from icehouse.services.paths import MAX_PUBLISHERS
-from icehouse.web.cache_tabs import CACHE_PATH, CacheHead, make_head, may
+from icehouse.web.cache_tabs import CACHE_PATH, CacheHead, make_head
 from icehouse.web.pages import Page
 from icehouse.web.path_links import PathLink, link_to
 from icehouse.web.visits import Visit
@@ -294,8 +294,8 @@ def _make_page(
         signatures=list(zip(view.signatures, view.signature_checks, strict=True)),
         has_log=has_log,
         has_use=has_use,
-        may_pin=may(visit, entry, Permission.PIN),
-        may_delete=may(visit, entry, Permission.DELETE),
+        may_pin=visit.may(entry.cache, Permission.PIN),
+        may_delete=visit.may(entry.cache, Permission.DELETE),
     )
 
 

@@ -17,7 +17,7 @@ from icehouse.rules.access import Permission
 from icehouse.rules.pins import MAX_KEEP_DAYS, MAX_KEEP_REVISIONS, describe_keep
 from icehouse.services.access import Entry
 from icehouse.services.pins import REVISIONS_A_PAGE
-from icehouse.web.cache_tabs import CACHE_PATH, CacheHead, make_head, may
+from icehouse.web.cache_tabs import CACHE_PATH, CacheHead, make_head
 from icehouse.web.forms import Form
 from icehouse.web.pages import Page
 from icehouse.web.path_links import PathLink, link_to
@@ -167,7 +167,7 @@ async def show_pins(cache: FromPath[str], visit: NamedDependency[Visit], after: 
         make_head(visit, entry, _TAB),
         [ListedPin(each, pin_path(cache, each.name), link_to(cache, each.newest.store_path)) for each in shown],
         f"/ui/caches/{cache}/compare",
-        f"/ui/caches/{cache}/new-pin" if may(visit, entry, Permission.PIN) else None,
+        f"/ui/caches/{cache}/new-pin" if visit.may(entry.cache, Permission.PIN) else None,
         f"{_list_path(cache)}?{urlencode({'after': shown[-1].name})}" if len(pins) > len(shown) else None,
         is_first=not after,
     )
@@ -196,7 +196,7 @@ async def show_pin(
             for index, revision in enumerate(shown)
         ],
         f"{pin_path(cache, pin)}?before={shown[-1].number}" if is_more else None,
-        f"{pin_path(cache, pin)}/change" if may(visit, entry, Permission.PIN) else None,
+        f"{pin_path(cache, pin)}/change" if visit.may(entry.cache, Permission.PIN) else None,
         f"{pin_path(cache, pin)}/unpin",
         f"icehouse resolve {cache} {pin}",
         f"/{cache}/pin/{quote(pin)}",

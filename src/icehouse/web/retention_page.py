@@ -19,7 +19,7 @@ from icehouse.rules.access import Permission
 from icehouse.rules.quotas import CacheSettings, check_settings
 from icehouse.rules.retention import Retention
 from icehouse.services.access import Entry
-from icehouse.web.cache_tabs import CACHE_PATH, CacheHead, make_head, may
+from icehouse.web.cache_tabs import CACHE_PATH, CacheHead, make_head
 from icehouse.web.collecting import collect
 from icehouse.web.forms import Form
 from icehouse.web.pages import Page
@@ -254,7 +254,7 @@ async def _make_page(visit: Visit, entry: Entry, form: Form | None, *, is_saved:
         unit=_unit_of(view)[0],
         preview=found,
         fault=faults.get("", ""),
-        may_plan=may(visit, entry, Permission.DELETE),
+        may_plan=visit.may(entry.cache, Permission.DELETE),
         is_saved=is_saved,
         is_changed=settings != kept,
         now=visit.parts.clock(),

@@ -10,8 +10,10 @@ from litestar import Request, Response
 from litestar.datastructures import Cookie
 from litestar.response import Stream
 
-from icehouse.errors import IcehouseError, Unauthenticated
-from icehouse.rules.access import Grant, Permission
+from icehouse.api.caches import CacheView
+from icehouse.db.caches import CacheRow
+from icehouse.errors import Denied, IcehouseError, Unauthenticated
+from icehouse.rules.access import Grant, Permission, check_access
 from icehouse.rules.audit import Actor, Origin
 from icehouse.rules.sessions import SessionSecret, parse_secret
 from icehouse.services.access import Entry
@@ -66,6 +68,14 @@ class Visit:
         """The status of an answer that tells of *error*, as the API's."""
         statuses = self.parts.statuses
         return statuses[next(kind for kind in type(error).__mro__ if kind in statuses)][0]
+
+    def may(self, cache: CacheRow | CacheView, permission: Permission) -> bool:
+        """Whether the visitor may do that to a cache that there is."""
+        try:
+            check_access(self.grant, permission, cache.name, is_public=cache.is_public)
+        except (Denied, Unauthenticated):
+            return False
+        return True
 
     def show(
         self,
