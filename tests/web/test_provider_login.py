@@ -152,7 +152,7 @@ def test_tokens_of_a_person_end_with_the_role_and_by_their_own_hand_alone(
     log_in(client)
     token, kept = shown_token(make_token(client, "push")), shown_token(make_token(client, "pull"))
     numbers = re.findall(r"/ui/tokens/(\d+)/revoke", client.get("/ui/tokens").body.decode())
-    provider.person = {"sub": "7", "name": "Other", "groups": ["ops"]}
+    provider.person = {"sub": "7", "name": "Other", "groups": ["dev"]}
     log_in(other)
     other.get("/ui/tokens")
     assert other.post(f"/ui/tokens/{numbers[0]}/revoke").status == 404
