@@ -28,6 +28,18 @@ def test_page_has_each_operation_with_an_anchor_and_an_example(text: str) -> Non
     assert set(re.findall(r'<li><a href="#(\w+)"', text)) == set(OPERATIONS)
 
 
+def test_page_tells_the_fields_of_what_stands_in_a_body(text: str) -> None:
+    section = re.search(r'<section class="panel" id="publish_paths".*?</section>', text, re.DOTALL)
+    assert section
+    fields = re.findall(r'<th scope="row"><code>([^<]+)</code>', section[0])
+    assert fields[:4] == ["cache_name", "paths", "paths[].store_path", "paths[].nar_hash"]
+    assert "externals[].signatures" in fields
+
+
+def test_page_shows_code_as_code_and_not_its_marks(text: str) -> None:
+    assert "`" not in re.sub(r"<pre.*?</pre>", "", text, flags=re.DOTALL)
+
+
 def test_page_is_the_same_for_everybody_and_tells_of_no_cache(server: RunningServer, text: str) -> None:
     assert "nightly-builds" not in text
     again = server.ask("GET", "/docs", headers={"Accept": "*/*"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -38,6 +38,7 @@ class OperationView:
     path: str
     summary: str
     text: str
+    """What there is to say behind the summary."""
     credentials: str
     parameters: Sequence[Field]
     fields: Sequence[Field]
@@ -107,7 +108,7 @@ def _view(method: str, path: str, described: Json, schemas: Json, server: str) -
         method.upper(),
         path,
         described["summary"],
-        described["description"],
+        described["description"].removeprefix(described["summary"]).removeprefix(".").strip(),
         credentials,
         [
             Field(each["name"], _kind(each["schema"]), each["description"], each.get("required", False))
@@ -120,13 +121,18 @@ def _view(method: str, path: str, described: Json, schemas: Json, server: str) -
     )
 
 
-def _fields(schema: Json, schemas: Json) -> list[Field]:
+def _fields(schema: Json, schemas: Json, place: str = "") -> Iterator[Field]:
+    """The fields of a body, each followed by those of what stands in it: ``paths``, ``paths[].store_path``."""
+    for choice in schema.get("anyOf", ()):
+        yield from _fields(choice, schemas, place)
+    if schema.get("type") == "array":
+        yield from _fields(schema.get("items", {}), schemas, f"{place}[]")
     named: Json = schemas.get(schema.get("$ref", "").rpartition("/")[2], {})
     needed: Sequence[str] = named.get("required", ())
-    return [
-        Field(name, _kind(field), field.get("description", ""), name in needed)
-        for name, field in named.get("properties", {}).items()
-    ]
+    for name, field in named.get("properties", {}).items():
+        way = f"{place}.{name}".removeprefix(".")
+        yield Field(way, _kind(field), field.get("description", ""), name in needed)
+        yield from _fields(field, schemas, way)
 
 
 def _kind(schema: Json) -> str:
@@ -136,7 +142,7 @@ def _kind(schema: Json) -> str:
     if "enum" in schema:
         return ", ".join(map(str, schema["enum"]))
     if "$ref" in schema:
-        return schema["$ref"].rpartition("/")[2]
+        return "object"
     if schema.get("type") == "array":
         return f"list of {_kind(schema.get('items', {}))}"
     text = str(schema.get("type", "anything"))
