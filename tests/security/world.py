@@ -41,6 +41,7 @@ from icehouse.services.collection_run import RunRequest
 from icehouse.services.collections import Collections
 from icehouse.services.signing_passes import SigningPasses
 from icehouse.services.start import DataFolder, start
+from icehouse.services.traffic import TrafficCounts
 from icehouse.wiring import clock, open_parts
 from tests.http.asgi_client import Answer, Connection, make_scope
 from tests.security.contents import (
@@ -396,7 +397,7 @@ class World:
         return f"Bearer {token}"
 
 
-async def _do_nothing(_self: SigningPasses) -> None:
+async def _do_nothing(_self: SigningPasses | TrafficCounts) -> None:
     return None
 
 
@@ -419,9 +420,9 @@ async def open_world(folder: Path) -> AsyncGenerator[World]:
     with noted_connections(), start(DataFolder(folder), clock=clock, draw=lambda size: bytes([size]) * size) as started:
         assert started.first_token is not None
         # What the server does by itself in the background would stand among the statements of requests.
-        idle = patch.object(SigningPasses, "run", _do_nothing)
+        idle = patch.object(SigningPasses, "run", _do_nothing), patch.object(TrafficCounts, "flush", _do_nothing)
         async with contextlib.AsyncExitStack() as stack:
-            with idle:
+            with idle[0], idle[1]:
                 found, hot, pages = await stack.enter_async_context(open_parts(settings))
             stack.enter_context(patch.object(Collections, "start", _start_nothing))
             with warnings.catch_warnings():
