@@ -41,7 +41,7 @@ def test_line_leaves_out_what_is_not_known() -> None:
     sizes = [Series("NARs", [None, 1024, None, 512]), Series("stored", [None, 256, None, None])]
     chart = draw_lines("x", "X", ["a", "b", "c", "d"], sizes, show_size, base=1024)
     assert chart.top == "1.0 KiB"
-    assert [line.path for line in chart.lines] == [f"M375.0 0.0L875.0 {HEIGHT / 2}", f"M375.0 {HEIGHT * 0.75}h2"]
+    assert [line.path for line in chart.lines] == [f"M375.0 0.0L875.0 {HEIGHT / 2}", f"M375.0 {HEIGHT * 0.75}h20"]
 
 
 def test_nothing_is_an_empty_chart() -> None:

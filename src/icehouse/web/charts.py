@@ -113,7 +113,7 @@ def draw_lines(
         ]
         if places:
             # A single place is a line too, so that it is seen.
-            lines.append(Line(number, "M" + "L".join(places) + ("h2" if len(places) == 1 else "")))
+            lines.append(Line(number, "M" + "L".join(places) + ("h20" if len(places) == 1 else "")))
     rows = _tell(times, series, show)
     return Chart(name, title, [each.name for each in series], [], lines, show(top), show(top // 2), times, rows)
 
