@@ -116,6 +116,15 @@ EXAMPLES = {
         {"restored": 1, "paths": [APP]},
         before=(("DELETE", f"/api/v1/caches/CACHE/paths/{APP[:32]}", None),),
     ),
+    "POST /api/v1/caches/{cache_name}/trash/restore": Example(
+        "/api/v1/caches/CACHE/trash/restore",
+        {"hash_parts": [APP[:32]]},
+        "path.restore",
+        None,
+        None,
+        {"restored": 1, "paths": [APP]},
+        before=(("DELETE", f"/api/v1/caches/CACHE/paths/{APP[:32]}", None),),
+    ),
     "DELETE /api/v1/caches/{cache_name}/paths/{hash_part}": Example(
         f"/api/v1/caches/CACHE/paths/{APP[:32]}", None, "path.delete", APP, None, {"deleted": 1, "paths": [APP]}
     ),
