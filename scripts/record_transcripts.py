@@ -180,6 +180,8 @@ STORY = (
             "icehouse trust add team --issuer https://gitlab.com --claim project_path=group/app --allow push",
             "icehouse trust list team",
             "icehouse trust remove team 1",
+            "icehouse person list",
+            "icehouse person revoke 1",
             "icehouse audit --limit 10",
         ),
     ),
