@@ -20,7 +20,7 @@ _LINK_ROW = """
 
 
 def upgrade() -> None:
-    """Make and fill them: some 56 bytes a path, and 10 s for a million."""
+    """Make and fill them: some 56 bytes a path, and 15 s for a million."""
     op.drop_index("ix_path_published_by", "path")
     op.create_index("path_by_publisher", "path", ["published_by", "cache_id"])
     _make("path_name", "name, cache", "trigram", _NAME_ROW, "name")
