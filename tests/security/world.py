@@ -9,8 +9,7 @@ import sqlite3
 import sys
 import threading
 import warnings
-from collections import Counter
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ import structlog
 from litestar.exceptions.base_exceptions import LitestarDeprecationWarning
 from sqlalchemy import Connection as SqlConnection
 
+from icehouse import wiring
 from icehouse.api.collections import CollectionEvent
 from icehouse.config import ServerSettings
 from icehouse.db.collection import add_collection
@@ -41,7 +41,6 @@ from icehouse.services.collection_run import RunRequest
 from icehouse.services.collections import Collections
 from icehouse.services.signing_passes import SigningPasses
 from icehouse.services.start import DataFolder, start
-from icehouse.services.traffic import TrafficCounts
 from icehouse.wiring import clock, open_parts
 from tests.http.asgi_client import Answer, Connection, make_scope
 from tests.security.contents import (
@@ -62,7 +61,6 @@ from tests.services.publishing import Upload, cut, identity_of, path_body
 
 _LITERAL: Final = re.compile(r"x?'(?:[^']|'')*'|\b\d+(?:\.\d+)?\b|\bNULL\b", re.IGNORECASE)
 
-_FLUSHES: Final = ("UPDATE token SET last_used_at", "UPDATE session SET last_used_at", "INSERT INTO path_access")
 _FORM_KEY: Final = re.compile(r'name="form_key" value="[^"]*"')
 """Differs with the session."""
 
@@ -93,12 +91,11 @@ def noted_connections() -> Generator[None]:
 def noted_statements() -> Generator[list[str]]:
     """What is sent to any SQLite database of this world meanwhile, without its values."""
     assert _connections is not None
-    noted: list[tuple[int, str]] = []
     statements: list[str] = []
-    for number, connection in enumerate(list(_connections)):
+    for connection in list(_connections):
         try:
             # Values stand in the text; only where they stand may be compared.
-            connection.set_trace_callback(lambda text, number=number: noted.append((number, _LITERAL.sub("?", text))))
+            connection.set_trace_callback(lambda text: statements.append(_LITERAL.sub("?", text)))
         except sqlite3.ProgrammingError:  # it was closed
             _connections.remove(connection)
     try:
@@ -106,26 +103,6 @@ def noted_statements() -> Generator[list[str]]:
     finally:
         for connection in _connections:
             connection.set_trace_callback(None)
-        statements += _without_flushes(noted)
-
-
-def _without_flushes(noted: Sequence[tuple[int, str]]) -> list[str]:
-    """The statements without transactions that write what was counted in memory, whenever that is due."""
-    begun: Counter[int] = Counter()
-    transactions: list[int] = []
-    for number, text in noted:
-        begun[number] += text.startswith("BEGIN")
-        transactions.append(begun[number])
-    dropped = {
-        (number, transaction)
-        for (number, text), transaction in zip(noted, transactions, strict=True)
-        if text.startswith(_FLUSHES)
-    }
-    return [
-        text
-        for (number, text), transaction in zip(noted, transactions, strict=True)
-        if (number, transaction) not in dropped
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,7 +374,7 @@ class World:
         return f"Bearer {token}"
 
 
-async def _do_nothing(_self: SigningPasses | TrafficCounts) -> None:
+async def _do_nothing(_: object) -> None:
     return None
 
 
@@ -420,7 +397,7 @@ async def open_world(folder: Path) -> AsyncGenerator[World]:
     with noted_connections(), start(DataFolder(folder), clock=clock, draw=lambda size: bytes([size]) * size) as started:
         assert started.first_token is not None
         # What the server does by itself in the background would stand among the statements of requests.
-        idle = patch.object(SigningPasses, "run", _do_nothing), patch.object(TrafficCounts, "flush", _do_nothing)
+        idle = patch.object(SigningPasses, "run", _do_nothing), patch.object(wiring, "flush_regularly", _do_nothing)
         async with contextlib.AsyncExitStack() as stack:
             with idle[0], idle[1]:
                 found, hot, pages = await stack.enter_async_context(open_parts(settings))
