@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from icehouse.db.caches import CacheRow
+from icehouse.db.schema import path
 from icehouse.errors import NotFound
 from icehouse.nix.store_paths import HashPart
 from icehouse.rules.audit import Actor
@@ -84,6 +86,19 @@ async def test_what_is_remembered_is_not_shown_after_the_path_went_or_came_again
         await sizes.measure(cache, part(SSL))
     await store.push(cache, (SSL, nar_of(b"other"), []))
     assert [each.base_name for each in (await sizes.measure(cache, part(SSL))).closure.paths] == [SSL]
+
+
+async def test_what_was_external_is_looked_at_once_it_is_published(store: Store, cache: CacheRow) -> None:
+    sizes = ClosureSizes(store.database, store.workers)
+    refer = update(path).where(path.c.hash_part == APP[:32]).values(references=f"{APP} {TOOL}")
+    await store.database.write(lambda connection: connection.execute(refer))
+    before = await sizes.measure(cache, part(APP))
+    assert before.closure.externals == (TOOL,)
+    assert await sizes.measure(cache, part(APP)) is before
+    await store.push(cache, (TOOL, nar_of(b"tool"), [SSL]))
+    after = await sizes.measure(cache, part(APP))
+    assert [each.base_name for each in after.closure.paths] == [APP, TOOL, SSL, LIBC]
+    assert await sizes.measure(cache, part(APP)) is after
 
 
 async def test_no_more_is_remembered_than_there_is_room_for(store: Store, cache: CacheRow) -> None:

@@ -22,7 +22,7 @@ MAX_NAR_BYTES: Final = 32 * 1024 * 1024
 """All NARs together, of one worker."""
 
 MAX_ABSENT: Final = 200_000
-"""Paths that are known to be absent, at some 160 bytes each. Beyond that all are forgotten, and learned anew."""
+"""Paths that are known to be absent, at some 120 bytes each. Beyond that all are forgotten, and learned anew."""
 
 _ENTRY_BYTES: Final = 320
 """What a narinfo takes beside the path that was asked for and its text. A NAR takes a little more."""

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from icehouse.api.paths import ChainAnswer, ClosureMember, ClosureView
 from icehouse.db.caches import CacheRow
 from icehouse.db.closure_nodes import PathNode, RootRow, find_root, load_nodes
+from icehouse.db.collection import read_generation
 from icehouse.db.engine import Database
 from icehouse.errors import NotFound
 from icehouse.nix.store_paths import HASH_PART_LENGTH, HashPart
@@ -36,6 +37,8 @@ class MeasuredClosure:
     closure: Closure
     added: tuple[int, ...]
     """For each of its paths the bytes that it would lose if nothing referred to that (`measure_added`)."""
+    generation: int
+    """Of the cache, before it was looked at."""
 
 
 @dataclass(slots=True)
@@ -52,7 +55,8 @@ class ClosureSizes:
     """Walks through closures, and remembers the last. Rights on the cache are checked by who calls (`Access.enter`).
 
     Belongs to one event loop. What a visible path reaches is visible, and changes only together with the path's
-    generation; so what is remembered is right as long as that is the same.
+    generation; so what is remembered is right as long as that is the same. But for externals: one that is published
+    brings what it reaches, so a closure with externals stands until the next path becomes visible in the cache.
     """
 
     def __init__(
@@ -76,17 +80,18 @@ class ClosureSizes:
         Raises:
             NotFound: the cache has no such path.
         """
-        root = await self._database.read(partial(find_root, cache_id=cache.id, hash_part=hash_part))
-        if root is None:
+        found = await self._database.read(partial(_find_root, cache_id=cache.id, hash_part=hash_part))
+        if found is None:
             raise NotFound(f"cache {cache.name!r} has no visible path {hash_part}")
+        root, generation = found
         key = (cache.id, root)
         known = self._remembered.get(key)
-        if known is not None:
+        if known is not None and (known.generation == generation or not known.closure.externals):
             self._remembered.move_to_end(key)
             return known
         closure = await self._load(cache, root)
         added = await self._workers.run(partial(measure_added, closure))
-        measured = MeasuredClosure(closure, tuple(added))
+        measured = MeasuredClosure(closure, tuple(added), generation)
         self._remember(key, measured)
         return measured
 
@@ -144,13 +149,22 @@ class ClosureSizes:
 
     def _remember(self, key: tuple[int, RootRow], measured: MeasuredClosure) -> None:
         size = len(measured.closure.paths)
-        if size > self._most or key in self._remembered:  # two may have measured it at once
+        if size > self._most:
             return
+        replaced = self._remembered.pop(key, None)
+        if replaced is not None:  # it was out of date, or two measured it at once
+            self._count -= len(replaced.closure.paths)
         self._remembered[key] = measured
         self._count += size
         while self._count > self._most:
             _, forgotten = self._remembered.popitem(last=False)
             self._count -= len(forgotten.closure.paths)
+
+
+def _find_root(connection: Connection, cache_id: int, hash_part: HashPart) -> tuple[RootRow, int] | None:
+    """The visible path of that hash part, and the generation of its cache."""
+    root = find_root(connection, cache_id, hash_part)
+    return None if root is None else (root, read_generation(connection, cache_id))
 
 
 def _walk_on(connection: Connection, *, cache_id: int, walk: _Walk, max_paths: int) -> None:
