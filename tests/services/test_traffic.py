@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -108,6 +112,49 @@ async def test_hours_become_days_and_days_are_forgotten(world: World) -> None:
     world.now = 1_000 * DAY + KEEP_DAYS_SECONDS + DAY
     await world.one.roll_up()
     assert [row[2] for row in await world.rows()] == [1_001 * DAY]
+
+
+_ROLL_UP = """
+import os, signal, sys
+from pathlib import Path
+from sqlalchemy import event
+from icehouse.db.access_times import ACCESS_REVISION
+from icehouse.db.engine import Database
+from icehouse.db.traffic import roll_up
+
+statements = 0
+
+def die_after(*_):
+    global statements
+    statements += 1
+    if statements == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def work(connection):
+    event.listen(connection, "after_cursor_execute", die_after)
+    roll_up(connection, int(sys.argv[3]), int(sys.argv[4]))
+
+Database.open(Path(sys.argv[1]), revision=ACCESS_REVISION).write_now(work)
+"""
+
+
+async def test_a_kill_while_hours_become_days_loses_and_doubles_nothing(world: World, tmp_path: Path) -> None:
+    for hour in range(3):
+        world.now = NOW + hour * HOUR
+        count(world.one.of(world.cache.name), 5, 2, 10)
+        await world.one.flush()
+    before = await world.rows()
+    killed = 0
+    while True:
+        arguments = [tmp_path / "access.db", str(killed + 1), str(world.cache.id), str(1_001 * DAY)]
+        done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", _ROLL_UP, *arguments], check=False)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+        assert await world.rows() == before
+        killed += 1
+    assert killed == 2  # after the days were written, and after the hours were deleted
+    assert [row[1:7] for row in await world.rows()] == [(DAY, 1_000 * DAY, 15, 6, 3, 30)]
 
 
 async def test_traffic_of_a_cache_that_is_gone_goes_too(world: World) -> None:
