@@ -19,6 +19,9 @@ help: ## list the targets
 .PHONY: system
 system: ## install the Debian packages that the real tests use, where missing
 	@scripts/system-packages
+
+.PHONY: promtool
+promtool: ## unpack Debian's promtool for the tests, where missing
 	@scripts/fetch-promtool
 
 .PHONY: clients
@@ -54,7 +57,7 @@ format: .venv ## mend style where a program can
 	.venv/bin/ruff format
 
 .PHONY: test
-test: .venv system clients provider lint ## everything that a change must pass
+test: .venv system clients provider promtool lint ## everything that a change must pass
 	.venv/bin/pytest -m 'not long'
 
 .PHONY: test-long
