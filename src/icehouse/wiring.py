@@ -292,7 +292,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             queries=ServingQueries(reader),
             check_pull=HotAccess(access, reader, folder.database, clock=clock).check_pull,
             nars=nar_files,
-            note_use=access_times.note,
+            count_use=access_times.count,
             note_download=downloads.note,
             traffic_of=traffic.of,
             clock=clock,

@@ -206,7 +206,7 @@ async def world(tmp_path: Path, filled: Path) -> AsyncIterator[World]:
             queries=ServingQueries(reader),
             check_pull=HotAccess(Access(database, clock=lambda: NOW), reader, path, clock=lambda: NOW).check_pull,
             nars=world,
-            note_use=lambda path_id, now: world.uses.append((path_id, now)),
+            count_use=lambda uses, now: world.uses.append((uses.path_id, now)),
             note_download=lambda path, token, client, now: world.downloads.append((path, token, client, now)),
             traffic_of=lambda name: world.traffic.setdefault(name, CacheTraffic()),
             clock=lambda: NOW,

@@ -14,11 +14,15 @@ from icehouse.db.migrate import prepare_database
 from icehouse.db.serving import NarRow, ServingQueries
 from icehouse.http import recent_answers
 from icehouse.http.asgi import Head
-from icehouse.http.recent_answers import RecentAnswers
+from icehouse.http.recent_answers import KeptNar, KeptNarinfo, RecentAnswers
 from icehouse.services.traffic import CacheTraffic
 
 FOUND = b"StorePath: ".ljust(1000)
-TRAFFIC = CacheTraffic()
+
+
+def found(path_id: int = 1) -> KeptNarinfo:
+    return KeptNarinfo(path_id, FOUND, CacheTraffic())
+
 
 Change = Callable[[sqlite3.Connection], object]
 
@@ -90,7 +94,7 @@ def turns(database: Path) -> Iterator[Turns]:
     with closing(Turns(database)) as made:
         assert not made.has(b"/found")
         assert not made.has(b"/absent")
-        made.answers.keep(b"/found", (1, FOUND, TRAFFIC))
+        made.answers.keep(b"/found", found())
         made.answers.keep_absent(b"/absent")
         made.end_turn()
         yield made
@@ -98,7 +102,9 @@ def turns(database: Path) -> Iterator[Turns]:
 
 def test_an_answer_is_kept_with_its_path(turns: Turns) -> None:
     for _ in range(2):
-        assert turns.answers.find(b"/found") == (1, FOUND, TRAFFIC)
+        kept = turns.answers.find(b"/found")
+        assert kept is not None
+        assert (kept.path_id, kept.body) == (1, FOUND)
         assert not turns.answers.is_absent(b"/found")
         assert turns.answers.find(b"/absent") is None
         assert turns.answers.is_absent(b"/absent")
@@ -131,7 +137,7 @@ def test_an_answer_goes_when_it_may_not_be_true_any_more(
     copy.write_bytes(database.read_bytes())
     with closing(Turns(copy)) as turns, closing(connect(copy)) as writer:
         assert not turns.has(b"/found")
-        turns.answers.keep(b"/found", (1, FOUND, TRAFFIC))
+        turns.answers.keep(b"/found", found())
         turns.answers.keep_absent(b"/absent")
         made(writer)
         turns.end_turn()
@@ -152,7 +158,7 @@ def test_what_was_kept_in_the_turn_of_a_change_goes_with_the_next(database: Path
     with closing(Turns(copy)) as turns, closing(connect(copy)) as writer:
         assert not turns.has(b"/found")
         change("UPDATE path SET hidden_at = 1")(writer)
-        turns.answers.keep(b"/found", (1, FOUND, TRAFFIC))
+        turns.answers.keep(b"/found", found())
         turns.end_turn()
         assert not turns.has(b"/found")
 
@@ -171,28 +177,45 @@ def test_the_database_is_asked_once_in_a_turn(turns: Turns) -> None:
 def test_those_that_were_not_used_for_longest_make_room(database: Path) -> None:
     with closing(Turns(database, max_bytes=5_000)) as turns:
         assert not turns.has(b"/0")
+        kept = [found(number) for number in range(7)]
         for number in range(3):
-            turns.answers.keep(b"/%d" % number, (number, FOUND, TRAFFIC))
-        assert turns.has(b"/0")
-        turns.answers.keep(b"/3", (3, FOUND, TRAFFIC))
+            turns.answers.keep(b"/%d" % number, kept[number])
+        kept[0].last_used_at = 1
+        turns.answers.keep(b"/3", kept[3])
         assert [turns.has(b"/%d" % number) for number in range(4)] == [True, False, True, True]
-        for _ in range(10):
-            turns.answers.keep(b"/3", (3, FOUND, TRAFFIC))  # the same again takes no more room
-        assert turns.has(b"/2")
+        for number in (4, 5, 6):  # the first was not used since it was seen at the front
+            turns.answers.keep(b"/%d" % number, kept[number])
+        assert [turns.has(b"/%d" % number) for number in range(7)] == [False] * 4 + [True] * 3
+
+
+def test_one_that_is_dropped_keeps_nothing_but_its_uses(database: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "icehouse.db"
+    copy.write_bytes(database.read_bytes())
+    with closing(Turns(copy, max_bytes=3_000)) as turns, closing(connect(copy)) as writer:
+        assert not turns.has(b"/0")
+        kept = [found(number) for number in range(3)]
+        for number in range(3):
+            turns.answers.keep(b"/%d" % number, kept[number])
+        assert [len(narinfo.body) for narinfo in kept] == [0, len(FOUND), len(FOUND)]
+        change("UPDATE path SET hidden_at = 1")(writer)
+        turns.end_turn()
+        assert not turns.has(b"/2")
+        assert [len(narinfo.body) for narinfo in kept] == [0, 0, 0]
+        assert [narinfo.path_id for narinfo in kept] == [0, 1, 2]
 
 
 def test_an_answer_that_is_too_large_is_not_kept(database: Path) -> None:
     with closing(Turns(database, max_bytes=1_000)) as turns:
         assert not turns.has(b"/0")
-        turns.answers.keep(b"/0", (0, FOUND, TRAFFIC))
+        turns.answers.keep(b"/0", found())
         assert not turns.has(b"/0")
 
 
 def test_nars_have_room_of_their_own(turns: Turns) -> None:
     row = NarRow(1, 1, 60_000, bytes(32), 1, None)
     for number in range(3):
-        assert turns.answers.find(b"/nar/%d" % number) is None
-        turns.answers.keep_nar(b"/nar/%d" % number, (row, bytes(40_000), Head(200)))
+        assert turns.answers.find_nar(b"/nar/%d" % number) is None
+        turns.answers.keep_nar(b"/nar/%d" % number, KeptNar(1, bytes(40_000), row, Head(200)))
     assert [turns.answers.find_nar(b"/nar/%d" % number) is None for number in range(3)] == [True, False, False]
     assert turns.has(b"/found")
 

@@ -1,15 +1,16 @@
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from icehouse.db.access_times import ACCESS_REVISION, PathUse, load_uses
 from icehouse.db.engine import Database, connect
 from icehouse.db.migrate import prepare_access_database
 from icehouse.errors import Unavailable
-from icehouse.services.access_times import AccessTimes
+from icehouse.services.access_times import AccessTimes, PathUses
 from icehouse.services.flushing import flush_regularly
 
 
@@ -48,10 +49,41 @@ async def test_a_later_use_that_another_process_noted_stays(database: Database) 
 
 async def test_many_paths_are_written(database: Database) -> None:
     times = AccessTimes(database)
-    for path_id in range(12_345):
+    for path_id in range(112_345):
         times.note(path_id, path_id)
     await times.flush()
-    assert await uses_of(database, 0, 4_999, 5_000, 12_344) == [PathUse(n, n, 1) for n in (0, 4_999, 5_000, 12_344)]
+    some = (0, 49_999, 50_000, 112_344)
+    assert await uses_of(database, *some) == [PathUse(n, n, 1) for n in some]
+
+
+async def test_what_is_kept_with_an_answer_counts_as_what_is_noted(database: Database) -> None:
+    times = AccessTimes(database)
+    kept, other = PathUses(1), PathUses(1)
+    times.count(kept, 100)
+    times.note(1, 101)
+    times.count(other, 102)
+    assert times.last_use(1) == 102
+    await times.flush()
+    assert await uses_of(database, 1) == [PathUse(1, 102, 3)]
+    assert times.last_use(1) is None
+    times.count(other, 103)
+    times.count(kept, 104)
+    await times.flush()
+    assert await uses_of(database, 1) == [PathUse(1, 104, 5)]
+
+
+async def test_what_is_counted_while_it_is_written_is_written_next(database: Database) -> None:
+    times = AccessTimes(database)
+    kept = [PathUses(path_id) for path_id in range(60_000)]
+    for uses in kept:
+        times.count(uses, 100)
+    flush = asyncio.create_task(times.flush())
+    await asyncio.sleep(0)
+    for uses in (kept[0], kept[59_999]):  # the first is being written, the last is not
+        times.count(uses, 101)
+    await asyncio.gather(flush, times.flush())
+    await times.flush()
+    assert await uses_of(database, 0, 1, 59_999) == [PathUse(0, 101, 2), PathUse(1, 100, 1), PathUse(59_999, 101, 2)]
 
 
 async def test_what_could_not_be_written_is_kept_for_the_next_time(database: Database) -> None:
@@ -64,6 +96,30 @@ async def test_what_could_not_be_written_is_kept_for_the_next_time(database: Dat
     times.note(1, 110)
     await times.flush()
     assert await uses_of(database, 1) == [PathUse(1, 110, 2)]
+
+
+async def test_nothing_of_many_is_lost_when_the_disk_fails(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = AccessTimes(database)
+    kept = [PathUses(path_id) for path_id in range(120_000)]
+    for uses in kept:
+        times.count(uses, 100)
+    write, failures = database.write, iter([False, True])
+
+    async def fail_at_the_second(work: Callable[[Connection], None]) -> None:
+        if next(failures):
+            times.count(kept[70_000], 110)  # of the batch that fails
+            times.count(kept[119_999], 110)  # of one that is not begun
+            raise Unavailable("the disk is full")
+        await write(work)
+
+    monkeypatch.setattr(database, "write", fail_at_the_second)
+    with pytest.raises(Unavailable):
+        await times.flush()
+    monkeypatch.undo()
+    times.count(kept[60_000], 120)
+    await times.flush()
+    expected = [PathUse(1, 100, 1), PathUse(60_000, 120, 2), PathUse(70_000, 110, 2), PathUse(119_999, 110, 2)]
+    assert await uses_of(database, 1, 60_000, 70_000, 119_999) == expected
 
 
 async def test_memory_is_bounded(database: Database) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, delete, func, select
+import msgspec
+from sqlalchemy import Connection, delete, func, select, true
 from sqlalchemy.dialects.sqlite import insert
 
 from icehouse.db.schema import path_access
@@ -15,8 +15,7 @@ ACCESS_REVISION: Final = "0003"
 """What `migrations/versions/access` brings an access database to."""
 
 
-@dataclass(frozen=True, slots=True)
-class PathUse:
+class PathUse(NamedTuple):
     """How often a path was used, and when last."""
 
     path_id: int
@@ -26,18 +25,19 @@ class PathUse:
 
 def add_uses(connection: Connection, new: Sequence[PathUse]) -> None:
     """Add to what is noted. A later time that another process noted stays."""
-    if not new:
-        return
-    addition = insert(path_access)
-    addition = addition.on_conflict_do_update(
-        index_elements=[path_access.c.path_id],
-        set_={
-            "last_used_at": func.max(path_access.c.last_used_at, addition.excluded.last_used_at),
-            "uses": path_access.c.uses + addition.excluded.uses,
-        },
-    )
+    # One statement for all, since the driver hands the interpreter back and forth between threads for each.
+    each = func.json_each(msgspec.json.encode(sorted(new)).decode())
+    value = each.table_valued("value").c.value
+    columns = [func.json_extract(value, f"$[{place}]") for place in range(3)]
+    addition = insert(path_access).from_select(["path_id", "last_used_at", "uses"], select(*columns).where(true()))
     connection.execute(
-        addition, [{"path_id": use.path_id, "last_used_at": use.last_used_at, "uses": use.uses} for use in new]
+        addition.on_conflict_do_update(
+            index_elements=[path_access.c.path_id],
+            set_={
+                "last_used_at": func.max(path_access.c.last_used_at, addition.excluded.last_used_at),
+                "uses": path_access.c.uses + addition.excluded.uses,
+            },
+        )
     )
 
 

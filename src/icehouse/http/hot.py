@@ -42,9 +42,10 @@ from icehouse.http.files import (
 )
 from icehouse.http.metrics import RouteCounters, ServerCounters
 from icehouse.http.ranges import ByteRange
-from icehouse.http.recent_answers import RecentAnswers
+from icehouse.http.recent_answers import KeptNar, KeptNarinfo, RecentAnswers
 from icehouse.http.streaming import ClientLeft, has_zero_copy, send_blocks
 from icehouse.nix import nix32
+from icehouse.services.access_times import PathUses
 from icehouse.services.traffic import CacheTraffic
 from icehouse.storage.blobs import FilePart
 
@@ -137,8 +138,8 @@ class HotParts:
     queries: ServingQueries
     check_pull: PullCheck
     nars: NarSource
-    note_use: Callable[[int, int], None]
-    """Notes in memory that a path, by number, was used at a time."""
+    count_use: Callable[[PathUses, int], None]
+    """Counts in memory that a path was used at a time."""
     note_download: Callable[[int, int | None, str, int], None]
     """Notes in memory that the NAR of a path was downloaded: with a token, by number, or from an address, at a time."""
     traffic_of: Callable[[str], CacheTraffic]
@@ -159,12 +160,12 @@ class HotRoutes:
         "_cache_info",
         "_check_pull",
         "_clock",
+        "_count_use",
         "_find_client",
         "_nar",
         "_narinfo",
         "_nars",
         "_note_download",
-        "_note_use",
         "_queries",
         "_recent",
         "_rest",
@@ -175,7 +176,7 @@ class HotRoutes:
         self._queries = parts.queries
         self._check_pull = parts.check_pull
         self._nars = parts.nars
-        self._note_use = parts.note_use
+        self._count_use = parts.count_use
         self._note_download = parts.note_download
         self._traffic_of = parts.traffic_of
         self._clock = parts.clock
@@ -233,12 +234,12 @@ class HotRoutes:
         except sqlite3.Error:
             return None  # what is asked next says so
         if found is not None:
-            path_id, text, traffic = found
-            self._note_use(path_id, self._clock())
+            self._count_use(found, self._clock())
+            body, traffic = found.body, found.traffic
             traffic.hits += 1
             if not is_head:
-                traffic.sent_bytes += len(text)
-            return SmallAnswer(_PUBLIC_NARINFO, text)
+                traffic.sent_bytes += len(body)
+            return SmallAnswer(_PUBLIC_NARINFO, body)
         if self._recent.is_absent(raw_path):
             _, cache, name = raw_path.split(b"/")
             self._traffic_of(cache.decode()).misses += 1
@@ -267,12 +268,15 @@ class HotRoutes:
         else:
             head = _PUBLIC_NARINFO if row[0] else _PRIVATE_NARINFO
             body = render_row(row, hash_part)
-            self._note_use(path_id, self._clock())
             traffic.hits += 1
             if not is_head:
                 traffic.sent_bytes += len(body)
             if row[0]:
-                self._recent.keep(raw_path, (path_id, body, traffic))
+                narinfo = KeptNarinfo(path_id, body, traffic)
+                self._count_use(narinfo, self._clock())
+                self._recent.keep(raw_path, narinfo)
+            else:
+                self._count_use(PathUses(path_id), self._clock())
         self._narinfo.count(head.status, time.perf_counter() - began, 0 if is_head else len(body))
         return SmallAnswer(head, body)
 
@@ -299,7 +303,7 @@ class HotRoutes:
         token_id: int | None = None
         kept = self._recent.find_nar(raw_path)
         if kept is not None:
-            row, body, head = kept
+            uses, body, row, head = kept, kept.body, kept.row, kept.head
             self._nar.from_memory += 1
         else:
             missing = _NO_CACHE
@@ -316,8 +320,11 @@ class HotRoutes:
             body, head = found, Head(200, *_nar_headers(row), ACCEPT_RANGES, (b"etag", _nar_etag(row)))
             # What is damaged on the disk is read again each time, until it is healed.
             if row.is_public and row.hidden_at is None and sha256(body).digest() == row.file_hash:
-                self._recent.keep_nar(raw_path, (row, body, head))
-        self._note_nar(row, token_id, headers, peer, has_body=not is_head)
+                uses = KeptNar(row.path_id, body, row, head)
+                self._recent.keep_nar(raw_path, uses)
+            else:
+                uses = PathUses(row.path_id)
+        self._note_nar(uses, row, token_id, headers, peer, has_body=not is_head)
         self._nar.count(200, time.perf_counter() - began, 0 if is_head else len(body))
         if not is_head:
             self._count_nar(cache, len(body))
@@ -338,7 +345,8 @@ class HotRoutes:
             return await answer(send, refusal.head.status, refusal.head.headers, refusal.body, is_head=is_head)
         status, headers, part = plan_nar_answer(scope, row, nar.file_size)
         has_body = part is not None and not is_head
-        self._note_nar(row, token_id, scope["headers"], find_peer(scope), has_body=has_body)
+        uses = PathUses(row.path_id)
+        self._note_nar(uses, row, token_id, scope["headers"], find_peer(scope), has_body=has_body)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         sent = 0
         try:
@@ -366,15 +374,21 @@ class HotRoutes:
         traffic.sent_bytes += sent_bytes
 
     def _note_nar(
-        self, row: NarRow, token_id: int | None, headers: Iterable[Header], peer: str, *, has_body: bool
+        self,
+        uses: PathUses,
+        row: NarRow,
+        token_id: int | None,
+        headers: Iterable[Header],
+        peer: str,
+        *,
+        has_body: bool,
     ) -> None:
-        assert row.path_id is not None  # noqa: S101  nobody gets a NAR that no path has
         now = self._clock()
         if row.hidden_at is None:
-            self._note_use(row.path_id, now)
+            self._count_use(uses, now)
         if has_body:
             address = "" if token_id is not None else self._find_client(peer, headers)
-            self._note_download(row.path_id, token_id, address, now)
+            self._note_download(uses.path_id, token_id, address, now)
 
     def _check(self, headers: Iterable[Header], peer: str, cache: str, *, has_cache: bool) -> int:
         address = self._find_client(peer, headers)

@@ -7,12 +7,13 @@ committed before a request arrived is seen by its answer.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from icehouse.db.serving import NarRow, ServingQueries
 from icehouse.http.asgi import Head
+from icehouse.services.access_times import PathUses
 from icehouse.services.traffic import CacheTraffic
 
 MAX_BYTES: Final = 192 * 1024 * 1024
@@ -27,13 +28,47 @@ MAX_ABSENT: Final = 200_000
 _ENTRY_BYTES: Final = 320
 """What a narinfo takes beside the path that was asked for and its text. A NAR takes a little more."""
 
-Found = tuple[int, bytes, CacheTraffic]
-"""The number of a store path, its narinfo, and where to count that somebody asked for it."""
 
-FoundNar = tuple[NarRow, bytes, Head]
-"""What the database says of a NAR, its file, and what stands before that in an answer."""
+class KeptAnswer(PathUses):
+    """The body of an answer, and the uses of the path that it is about.
 
-T = TypeVar("T", Found, FoundNar)
+    One object for both: where 100,000 answers take turns, each object that one needs is fetched from main memory.
+    """
+
+    __slots__ = ("body",)
+
+    def __init__(self, path_id: int, body: bytes) -> None:
+        super().__init__(path_id)
+        self.body = body
+
+    def forget(self) -> None:
+        """Let go of the answer. The uses are still to be written."""
+        self.body = b""
+
+
+class KeptNarinfo(KeptAnswer):
+    """A narinfo."""
+
+    __slots__ = ("traffic",)
+
+    def __init__(self, path_id: int, body: bytes, traffic: CacheTraffic) -> None:
+        super().__init__(path_id, body)
+        self.traffic = traffic
+        """Where to count that somebody asked for it."""
+
+
+class KeptNar(KeptAnswer):
+    """The file of a NAR."""
+
+    __slots__ = ("head", "row")
+
+    def __init__(self, path_id: int, body: bytes, row: NarRow, head: Head) -> None:
+        super().__init__(path_id, body)
+        self.row = row
+        self.head = head
+
+
+T = TypeVar("T", bound=KeptAnswer)
 
 
 class RecentAnswers:
@@ -55,14 +90,14 @@ class RecentAnswers:
         """Begin with none. *call_soon* has a function called in the next turn of the event loop."""
         self._queries = queries
         self._call_soon = call_soon
-        self._found = _Kept[Found](max_bytes)
-        self._nars = _Kept[FoundNar](max_nar_bytes)
+        self._found = _Kept[KeptNarinfo](max_bytes)
+        self._nars = _Kept[KeptNar](max_nar_bytes)
         self._absent: set[bytes] = set()
         self._added: int = -1
         self._changed: int = -1
         self._is_checked = False
 
-    def find(self, raw_path: bytes) -> Found | None:
+    def find(self, raw_path: bytes) -> KeptNarinfo | None:
         """The narinfo at *raw_path*, if it was kept and is true.
 
         Raises:
@@ -76,15 +111,15 @@ class RecentAnswers:
         """Whether it is known that nothing is at *raw_path*. To be asked right after `find` had nothing."""
         return raw_path in self._absent
 
-    def find_nar(self, raw_path: bytes) -> FoundNar | None:
+    def find_nar(self, raw_path: bytes) -> KeptNar | None:
         """The NAR at *raw_path*, if it was kept and is still there. To be asked right after `find` had nothing."""
         return self._nars.find(raw_path)
 
-    def keep(self, raw_path: bytes, found: Found) -> None:
+    def keep(self, raw_path: bytes, found: KeptNarinfo) -> None:
         """Keep what the database gave just now, after `find` had nothing."""
         self._found.put(raw_path, found)
 
-    def keep_nar(self, raw_path: bytes, found: FoundNar) -> None:
+    def keep_nar(self, raw_path: bytes, found: KeptNar) -> None:
         """Keep a NAR that was read just now, after `find_nar` had nothing."""
         self._nars.put(raw_path, found)
 
@@ -111,36 +146,45 @@ class RecentAnswers:
 
 
 class _Kept(Generic[T]):
-    """What was used last, of so many bytes at most."""
+    """What was used last, of so many bytes at most.
 
-    __slots__ = ("_bytes", "_entries", "_max_bytes")
+    A hit touches nothing here but what it gives. The queue has everything in the order in which it came; what was used
+    since it came, or since it was seen at the front, goes to the end instead of being dropped: the replacement known
+    as second chance, or clock.
+    """
+
+    __slots__ = ("_bytes", "_entries", "_max_bytes", "_queue", "find")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._entries: OrderedDict[bytes, T] = OrderedDict()
-
-    def find(self, raw_path: bytes) -> T | None:
-        entry = self._entries.get(raw_path)
-        if entry is not None:
-            self._entries.move_to_end(raw_path)
-        return entry
+        self._entries: dict[bytes, T] = {}
+        self._queue: deque[tuple[bytes, int]] = deque()
+        """Paths that were asked, and when what is at them had been used last."""
+        self.find: Callable[[bytes], T | None] = self._entries.get
 
     def put(self, raw_path: bytes, entry: T) -> None:
-        """Keep *entry*; drop what was not used for longest."""
+        """Keep *entry*, of which there is none yet."""
         entries = self._entries
-        replaced = entries.pop(raw_path, None)
-        if replaced is not None:
-            self._bytes -= _size(raw_path, replaced)
         entries[raw_path] = entry
+        self._queue.append((raw_path, entry.last_used_at))
         self._bytes += _size(raw_path, entry)
         while self._bytes > self._max_bytes:
-            self._bytes -= _size(*entries.popitem(last=False))
+            oldest, seen_at = self._queue.popleft()
+            if entries[oldest].last_used_at > seen_at:
+                self._queue.append((oldest, entries[oldest].last_used_at))
+            else:
+                dropped = entries.pop(oldest)
+                self._bytes -= _size(oldest, dropped)
+                dropped.forget()
 
     def clear(self) -> None:
+        for entry in self._entries.values():
+            entry.forget()
         self._entries.clear()
+        self._queue.clear()
         self._bytes = 0
 
 
-def _size(raw_path: bytes, entry: Found | FoundNar) -> int:
-    return _ENTRY_BYTES + len(raw_path) + len(entry[1])
+def _size(raw_path: bytes, entry: KeptAnswer) -> int:
+    return _ENTRY_BYTES + len(raw_path) + len(entry.body)
