@@ -398,8 +398,23 @@ async def download_thrice(app: Files, receive_buffer: int) -> None:
     config = configure(app)
     state = ServerState()
     loop = asyncio.get_running_loop()
-    listener = await loop.create_server(lambda: Connection(config, state, {}), "127.0.0.1", 0)
+    made: list[Connection] = []
+
+    def make() -> Connection:
+        made.append(Connection(config, state, {}))
+        return made[-1]
+
+    listener = await loop.create_server(make, "127.0.0.1", 0)
     port: int = listener.sockets[0].getsockname()[1]
+
+    def is_corked() -> int:
+        connected: socket.socket = made[-1].transport.get_extra_info("socket")
+        return connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK)
+
+    async def wait_until_corked(*, expected: int) -> None:
+        async with asyncio.timeout(30):
+            while is_corked() != expected:
+                await asyncio.sleep(0.001)
 
     def download(times: int) -> list[bool]:
         with closing(socket.socket()) as client:
@@ -416,5 +431,12 @@ async def download_thrice(app: Files, receive_buffer: int) -> None:
         await asyncio.to_thread(leaving.sendall, get("/"))
         await asyncio.to_thread(leaving.recv, 1000)
     assert await asyncio.to_thread(download, 1) == [True]
+    with closing(socket.socket()) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 10_000)  # or all of the answer would fit
+        await asyncio.to_thread(client.connect, ("127.0.0.1", port))
+        await asyncio.to_thread(client.sendall, get("/"))
+        await wait_until_corked(expected=1)
+        await asyncio.to_thread(read_answer, client)
+        await wait_until_corked(expected=0)
     listener.close()
     await listener.wait_closed()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from typing import Any, Final, Protocol, cast
 
 import httptools
@@ -33,6 +34,9 @@ _MAX_REPEATED_BYTES: Final = 1024
 """Of a head without its path, to be recognised when it comes again. Nix sends some 100 bytes, and a token."""
 
 _WAITING_BYTES: Final = 64 * 1024
+
+_TURN_BYTES: Final = 4 * 1024 * 1024
+"""Of files, to be sent before others have their turn: about a millisecond."""
 
 _LINES_OF_BODIES: Final = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 
@@ -87,6 +91,9 @@ class Connection(HttpToolsProtocol):
         """The address of who connected."""
         self._has_ended = False
         """Whether the client will send no more."""
+        self._is_corked = False
+        self._sent_in_turn = 0
+        """Bytes of files that went out since others had their turn."""
         self._waiting_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
 
@@ -195,7 +202,10 @@ class Connection(HttpToolsProtocol):
                 else:
                     await send(message)
 
-            await app(scope, cast("Any", receive_to_the_end), cast("Any", send_any))
+            try:
+                await app(scope, cast("Any", receive_to_the_end), cast("Any", send_any))
+            finally:
+                self._set_cork(is_in=False)
 
         super()._start_asgi_task(cycle, run)
 
@@ -212,13 +222,14 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.transport.set_write_buffer_limits(high=0)  # then `drain` waits until all of it is out
-        socket: int = self.transport.get_extra_info("socket").fileno()
+        connected: socket.socket = self.transport.get_extra_info("socket")
+        self._set_cork(is_in=True)
         while left:
             await self._flush()
             if self.transport.is_closing():
                 return
             try:
-                sent = os.sendfile(socket, file, offset, left)
+                sent = os.sendfile(connected.fileno(), file, offset, left)
             except BlockingIOError:
                 piece = os.pread(file, min(left, _WAITING_BYTES), offset)
                 self.transport.write(piece)
@@ -231,7 +242,21 @@ class Connection(HttpToolsProtocol):
             offset += sent
             left -= sent
             cycle.expected_content_length -= sent
-        await asyncio.sleep(0)  # others have their turn, however fast this client reads
+            self._sent_in_turn += sent
+        if self._sent_in_turn >= _TURN_BYTES:
+            self._sent_in_turn = 0
+            await asyncio.sleep(0)  # others have their turn, however fast this client reads
+
+    def _set_cork(self, *, is_in: bool) -> None:
+        """Have only whole segments go out, until the end of an answer.
+
+        Else the end of each 64 KiB that the kernel takes from a file is a segment of its own. The kernel holds nothing
+        back for longer than 200 ms.
+        """
+        if self._is_corked != is_in and not self.transport.is_closing():
+            self._is_corked = is_in
+            connected: socket.socket = self.transport.get_extra_info("socket")
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, is_in)
 
     async def _flush(self) -> None:
         while not self.transport.is_closing() and self.transport.get_write_buffer_size():
