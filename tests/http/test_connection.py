@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import tempfile
+import time
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import closing
@@ -407,14 +408,12 @@ async def download_thrice(app: Files, receive_buffer: int) -> None:
     listener = await loop.create_server(make, "127.0.0.1", 0)
     port: int = listener.sockets[0].getsockname()[1]
 
-    def is_corked() -> int:
+    def wait_until_corked(*, expected: int) -> None:
         connected: socket.socket = made[-1].transport.get_extra_info("socket")
-        return connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK)
-
-    async def wait_until_corked(*, expected: int) -> None:
-        async with asyncio.timeout(30):
-            while is_corked() != expected:
-                await asyncio.sleep(0.001)
+        deadline = time.monotonic() + 30
+        while connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK) != expected:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
     def download(times: int) -> list[bool]:
         with closing(socket.socket()) as client:
@@ -435,8 +434,8 @@ async def download_thrice(app: Files, receive_buffer: int) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 10_000)  # or all of the answer would fit
         await asyncio.to_thread(client.connect, ("127.0.0.1", port))
         await asyncio.to_thread(client.sendall, get("/"))
-        await wait_until_corked(expected=1)
+        await asyncio.to_thread(wait_until_corked, expected=1)
         await asyncio.to_thread(read_answer, client)
-        await wait_until_corked(expected=0)
+        await asyncio.to_thread(wait_until_corked, expected=0)
     listener.close()
     await listener.wait_closed()
