@@ -7,8 +7,8 @@ import os
 import random
 import socket
 import tempfile
-import time
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import closing
 from typing import Any, cast
