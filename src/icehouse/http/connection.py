@@ -36,7 +36,7 @@ _MAX_REPEATED_BYTES: Final = 1024
 _WAITING_BYTES: Final = 64 * 1024
 
 _TURN_BYTES: Final = 4 * 1024 * 1024
-"""Of files, to be sent before others have their turn: about a millisecond."""
+_SHARED_TURN_BYTES: Final = 1024 * 1024
 
 _LINES_OF_BODIES: Final = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 
@@ -92,8 +92,6 @@ class Connection(HttpToolsProtocol):
         self._has_ended = False
         """Whether the client will send no more."""
         self._is_corked = False
-        self._sent_in_turn = 0
-        """Bytes of files that went out since others had their turn."""
         self._waiting_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
 
@@ -229,7 +227,7 @@ class Connection(HttpToolsProtocol):
             if self.transport.is_closing():
                 return
             try:
-                sent = os.sendfile(connected.fileno(), file, offset, left)
+                sent = os.sendfile(connected.fileno(), file, offset, min(left, self._turn_bytes()))
             except BlockingIOError:
                 piece = os.pread(file, min(left, _WAITING_BYTES), offset)
                 self.transport.write(piece)
@@ -242,9 +240,6 @@ class Connection(HttpToolsProtocol):
             offset += sent
             left -= sent
             cycle.expected_content_length -= sent
-            self._sent_in_turn += sent
-        if self._sent_in_turn >= _TURN_BYTES:
-            self._sent_in_turn = 0
             await asyncio.sleep(0)  # others have their turn, however fast this client reads
 
     def _set_cork(self, *, is_in: bool) -> None:
@@ -257,6 +252,13 @@ class Connection(HttpToolsProtocol):
             self._is_corked = is_in
             connected: socket.socket = self.transport.get_extra_info("socket")
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, is_in)
+
+    def _turn_bytes(self) -> int:
+        """How much of a file to send before others have their turn: little where there are others.
+
+        Connections that get the same file side by side then find its pages in the processor's cache.
+        """
+        return _TURN_BYTES if len(self.server_state.tasks) == 1 else _SHARED_TURN_BYTES
 
     async def _flush(self) -> None:
         while not self.transport.is_closing() and self.transport.get_write_buffer_size():
