@@ -35,8 +35,9 @@ _MAX_REPEATED_BYTES: Final = 1024
 
 _WAITING_BYTES: Final = 64 * 1024
 
-_TURN_BYTES: Final = 4 * 1024 * 1024
 _SHARED_TURN_BYTES: Final = 1024 * 1024
+"""Of a file, to be sent before other answers have their turn. Connections that get the same file side by side then find
+its pages in the processor's cache."""
 
 _LINES_OF_BODIES: Final = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 
@@ -227,7 +228,9 @@ class Connection(HttpToolsProtocol):
             if self.transport.is_closing():
                 return
             try:
-                sent = os.sendfile(connected.fileno(), file, offset, min(left, self._turn_bytes()))
+                is_alone = len(self.server_state.tasks) == 1
+                count = left if is_alone else min(left, _SHARED_TURN_BYTES)
+                sent = os.sendfile(connected.fileno(), file, offset, count)
             except BlockingIOError:
                 piece = os.pread(file, min(left, _WAITING_BYTES), offset)
                 self.transport.write(piece)
@@ -252,13 +255,6 @@ class Connection(HttpToolsProtocol):
             self._is_corked = is_in
             connected: socket.socket = self.transport.get_extra_info("socket")
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, is_in)
-
-    def _turn_bytes(self) -> int:
-        """How much of a file to send before others have their turn: little where there are others.
-
-        Connections that get the same file side by side then find its pages in the processor's cache.
-        """
-        return _TURN_BYTES if len(self.server_state.tasks) == 1 else _SHARED_TURN_BYTES
 
     async def _flush(self) -> None:
         while not self.transport.is_closing() and self.transport.get_write_buffer_size():
