@@ -12,6 +12,7 @@ from typing import Final, assert_never
 
 from icehouse.errors import InvalidFormat
 from icehouse.nix import nix32
+from icehouse.nix.byte_search import find_bytes
 from icehouse.nix.nar_framing import framed
 from icehouse.nix.nar_read import (
     DirectoryEnd,
@@ -48,7 +49,7 @@ class DebugInfoSign:
         """Look at the next bytes."""
         if self.is_seen:
             return
-        self.is_seen = _MARK in data or _MARK in self._end + data[:_EDGE_BYTES]
+        self.is_seen = find_bytes(data, _MARK, 0) >= 0 or _MARK in self._end + data[:_EDGE_BYTES]
         self._end = (self._end + data[-_EDGE_BYTES:])[-_EDGE_BYTES:]
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from blake3 import blake3
 from pyfastcdc import FastCDC
 
+from icehouse.nix.byte_search import find_bytes
 from icehouse.nix.store_paths import StoreDir
 
 STORE_HASH_BYTES: Final = 32
@@ -19,6 +20,7 @@ STORE_HASH_BYTES: Final = 32
 IDENTITY_BYTES: Final = 32
 
 _ZEROED_HASH: Final = bytes(STORE_HASH_BYTES)
+_STORE_HASH: Final = re.compile(rb"([0-9a-df-np-sv-z]{32})-")
 _IDENTITY_VERSION: Final = b"\x01"
 
 
@@ -76,10 +78,8 @@ class Chunker:
 
     def __init__(self, store_dir: StoreDir, parameters: ChunkParameters = CHUNK_PARAMETERS) -> None:
         """Start a NAR whose store paths lie in *store_dir*."""
-        prefix = f"{store_dir}/".encode()
-        self._prefix_bytes = len(prefix)
-        self._needle_bytes = len(prefix) + STORE_HASH_BYTES + 1
-        self._needle = re.compile(re.escape(prefix) + rb"[0-9a-df-np-sv-z]{32}-")
+        self._prefix = f"{store_dir}/".encode()
+        self._needle_bytes = len(self._prefix) + STORE_HASH_BYTES + 1
         self._max_bytes = parameters.max_bytes
         self._cutter = FastCDC(
             parameters.average_bytes,
@@ -109,12 +109,15 @@ class Chunker:
 
     def _zero_store_hashes(self) -> None:
         buffer = self._buffer
-        found = [match.start() + self._prefix_bytes for match in self._needle.finditer(buffer, self._searched)]
-        for position in found:
-            end = position + STORE_HASH_BYTES
-            self._positions.append(position)
-            self._hashes.append(bytes(buffer[position:end]))
-            buffer[position:end] = _ZEROED_HASH
+        directory = find_bytes(buffer, self._prefix, self._searched)
+        while directory >= 0:
+            position = directory + len(self._prefix)
+            match = _STORE_HASH.match(buffer, position)
+            if match is not None:
+                self._positions.append(position)
+                self._hashes.append(match[1])
+                buffer[position : position + STORE_HASH_BYTES] = _ZEROED_HASH
+            directory = find_bytes(buffer, self._prefix, directory + 1)
         # A store hash that is not complete yet begins in the last bytes. (A zeroed one does not match again.)
         self._searched = max(self._searched, len(buffer) - self._needle_bytes + 1)
 
