@@ -4,6 +4,7 @@ import random
 import subprocess
 import tracemalloc
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -417,6 +418,18 @@ def test_split_form_may_have_one_frame_for_each_stretch_and_no_more() -> None:
     assert "follow after the 3 frames" in refuse(finer, [offset], split=True)
 
 
+@pytest.mark.parametrize("kind", [RAW, COMPRESSED])
+def test_empty_frame_among_split_frames_is_refused(kind: int) -> None:
+    """A decoder that is told that nothing comes need not look at what is there."""
+    empty = frame_of(0, block(kind, 0, b"", last=True))
+    data = frame_of(32, block(RAW, 32, HASH, last=True)) + frame_of(7, block(RAW, 7, b" after!", last=True))
+    offset = len(empty) + 9 + 3
+    sample = Sample(ONE_HASH.raw[7:], (0,))
+    assert prove(Frame(data, (offset - len(empty),), is_split=True), sample) == sample.raw
+    with pytest.raises(InvalidFormat, match="declares 0 bytes"):
+        prove(Frame(empty + data, (offset,), is_split=True), sample)
+
+
 def test_split_form_without_store_hashes_is_refused() -> None:
     data = frame_of(1, block(RAW, 1, b"x", last=True))
     with pytest.raises(InvalidFormat, match="without store hashes is one frame"):
@@ -549,6 +562,26 @@ def test_random_store_paths_in_noise_never_break_a_frame() -> None:
             parts += [chooser.choice([b"", b"\0" * 9, chooser.randbytes(20)]), STORE_PREFIX, None, b"-"]
         sample = join(parts)
         check_frame(sample, store_hashes(str(level), 40), level)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(sorted(KINDS)), st.integers(0, 99), st.integers(0, 9), st.sampled_from([1, 3, 12])),
+        min_size=2,
+        max_size=5,
+    )
+)
+def test_frames_do_not_depend_on_those_before_them(orders: list[tuple[str, int, int, int]]) -> None:
+    samples = [(make_sample(kind, seed, count), level) for kind, seed, count, level in orders]
+
+    def make_all() -> list[Frame]:
+        return [make_frame(sample.raw, sample.positions, level=level) for sample, level in samples]
+
+    with ThreadPoolExecutor(1) as thread:
+        in_a_row = thread.submit(make_all).result()
+    for (sample, level), frame in zip(samples, in_a_row, strict=True):
+        with ThreadPoolExecutor(1) as thread:
+            assert thread.submit(make_frame, sample.raw, sample.positions, level=level).result() == frame
 
 
 def test_decoder_that_reads_in_small_steps_gives_the_same_bytes() -> None:

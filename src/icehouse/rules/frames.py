@@ -7,13 +7,15 @@ makes a frame proves that, and the server that receives it proves it again.
 
 import functools
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from backports.zstd import CompressionParameter, ZstdCompressor, ZstdDecompressor, ZstdError
+from backports.zstd import CompressionParameter, ZstdCompressor
 from blake3 import blake3
+from zstandard import ZstdDecompressor, ZstdError
 
 from icehouse.errors import InvalidFormat
 from icehouse.rules.chunks import MAX_CHUNK_BYTES, STORE_HASH_BYTES, chunk_identity
@@ -108,8 +110,37 @@ def fill_in_hashes(raw: bytes, positions: Sequence[int], hashes: Sequence[bytes]
     return out
 
 
-def _compressor(level: int, raw_bytes: int) -> ZstdCompressor:
-    compressor = ZstdCompressor(
+class _OfThread(threading.local):
+    """What a thread uses again for its next frame: the same frames and chunks come out, sooner."""
+
+    def __init__(self) -> None:
+        self.decompressor = ZstdDecompressor()
+        self.compressor: ZstdCompressor | None = None
+        """One that ended its last frame, of `level`."""
+        self.level = 0
+
+
+_of_thread: Final = _OfThread()
+
+
+def _begin_frame(level: int, raw_bytes: int) -> ZstdCompressor:
+    """A compressor for one frame of *raw_bytes*, which `_end_frame` ends."""
+    compressor, _of_thread.compressor = _of_thread.compressor, None
+    if compressor is None or _of_thread.level != level:
+        compressor = _new_compressor(level)
+    compressor.set_pledged_input_size(raw_bytes)
+    return compressor
+
+
+def _end_frame(compressor: ZstdCompressor, level: int, raw: bytes | memoryview) -> bytes:
+    """The end of a frame, with *raw* as its last bytes. The compressor belongs to the next frame then."""
+    end = compressor.compress(raw, ZstdCompressor.FLUSH_FRAME)
+    _of_thread.level, _of_thread.compressor = level, compressor
+    return end
+
+
+def _new_compressor(level: int) -> ZstdCompressor:
+    return ZstdCompressor(
         options={
             CompressionParameter.compression_level: level,
             CompressionParameter.window_log: _WINDOW_LOG,
@@ -119,12 +150,10 @@ def _compressor(level: int, raw_bytes: int) -> ZstdCompressor:
             CompressionParameter.dict_id_flag: 0,
         }
     )
-    compressor.set_pledged_input_size(raw_bytes)
-    return compressor
 
 
 def _compress_whole(raw: bytes | memoryview, level: int) -> bytes:
-    return _compressor(level, len(raw)).compress(raw, ZstdCompressor.FLUSH_FRAME)
+    return _end_frame(_begin_frame(level, len(raw)), level, raw)
 
 
 def _placeholders(identity: bytes, count: int, attempt: int) -> bytes:
@@ -134,7 +163,7 @@ def _placeholders(identity: bytes, count: int, attempt: int) -> bytes:
 
 def _compress_patchable(raw: bytes, positions: Sequence[int], placeholders: bytes, level: int) -> Frame | None:
     """One frame with each placeholder in a raw block of its own; None if zstd did not leave one raw."""
-    compressor = _compressor(level, len(raw))
+    compressor = _begin_frame(level, len(raw))
     view = memoryview(raw)
     out = bytearray()
     patch_offsets: list[int] = []
@@ -149,7 +178,7 @@ def _compress_patchable(raw: bytes, positions: Sequence[int], placeholders: byte
             return None
         out += block
         patch_offsets.append(len(out) - STORE_HASH_BYTES)
-    out += compressor.compress(view[end:], ZstdCompressor.FLUSH_FRAME)
+    out += _end_frame(compressor, level, view[end:])
     return Frame(bytes(out), tuple(patch_offsets), is_split=False)
 
 
@@ -225,6 +254,8 @@ def _walk(frame: Frame, raw_bytes: int) -> _Extents:
         if len(extents.frames) == most_frames:
             raise InvalidFormat(f"{len(data) - start} bytes follow after the {most_frames} frames of a chunk")
         content_bytes, offset = _read_frame_header(data, start)
+        if not content_bytes:
+            raise InvalidFormat(f"the frame at byte {start} of a chunk's bytes declares 0 bytes; none may")
         end = _walk_blocks(data, offset, extents.raw_blocks)
         extents.frames.append((start, end, content_bytes))
         total += content_bytes
@@ -297,14 +328,11 @@ def _decode(data: bytes | bytearray, extents: _Extents) -> bytes:
 
 
 def _decode_one(data: bytes | bytearray | memoryview, content_bytes: int) -> bytes:
-    decompressor = ZstdDecompressor()
     try:
-        raw = decompressor.decompress(data, content_bytes + 1)
+        # The buffer has the size that the frame declares, which `_walk` compared with the chunk's.
+        return _of_thread.decompressor.decompress(data, content_bytes, allow_extra_data=False)
     except ZstdError as exc:
         raise InvalidFormat(f"a frame does not decode: {exc}") from exc
-    if len(raw) != content_bytes or not decompressor.eof or decompressor.unused_data:
-        raise InvalidFormat(f"a frame declares {content_bytes} bytes and gives {len(raw)}")
-    return raw
 
 
 @functools.cache
