@@ -26,8 +26,8 @@ _FRAMES_AT_ONCE_BYTES: Final = 1024 * 1024
 """Raw bytes of the chunks that one call in a worker thread compresses."""
 
 _MAX_ASKED: Final = 4096
-_ENOUGH_TO_ASK: Final = 64
-_GATHERING_SECONDS: Final = 0.02
+_ENOUGH_TO_ASK: Final = 256
+_GATHERING_SECONDS: Final = 0.05
 """How long a question waits for company while there are readers: each costs both sides some milliseconds."""
 
 _MAX_PACK_ENTRIES: Final = 16_384

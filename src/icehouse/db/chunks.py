@@ -12,7 +12,7 @@ from icehouse.rules.packs import PackEntry, render_places
 from icehouse.rules.recipes import Run
 
 _BATCH: Final = 1000  # values in one IN list
-_LONG_RUN: Final = 8  # chunks from which on a run is cheaper as a range
+_LONG_RUN: Final = 100  # chunks from which on a run is cheaper as a statement of its own
 
 T = TypeVar("T")
 

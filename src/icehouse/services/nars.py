@@ -22,7 +22,7 @@ from icehouse.nix.debug_info import DebugInfoSign, find_build_ids
 from icehouse.nix.hashes import parse_sha256, render_sha256
 from icehouse.rules.chunks import max_chunks
 from icehouse.rules.frames import Frame, decode_frame, fill_in_hashes, prove_frame
-from icehouse.rules.recipes import Recipe, parse_recipe, render_recipe
+from icehouse.rules.recipes import Recipe, Run, parse_recipe, render_recipe
 from icehouse.services.recent_chunks import RecentChunks
 from icehouse.services.workers import Workers
 from icehouse.storage.blobs import BlobStore
@@ -403,9 +403,13 @@ def _keep_all(connection: Connection, nars: Sequence[_Keep], now: int) -> list[l
     Returns:
         For each, the identities of those chunks that are not; none: it is kept.
     """
+    runs: dict[int, list[Run]] = {}
+    for nar in nars:
+        runs.setdefault(nar.row.domain_id, []).extend(nar.recipe.runs)
+    sound = {domain_id for domain_id, of_domain in runs.items() if are_all_sound(connection, domain_id, of_domain)}
     kept: list[list[bytes]] = []
     for nar in nars:
-        gone = _find_gone(connection, nar)
+        gone = [] if nar.row.domain_id in sound else _find_gone(connection, nar)
         if not gone:
             nar_id = put_nar(
                 connection,
@@ -417,9 +421,11 @@ def _keep_all(connection: Connection, nars: Sequence[_Keep], now: int) -> list[l
                 recipe_body=render_recipe(nar.recipe),
                 now=now,
             )
-            lift_condemnation(connection, nar.recipe.runs)
             put_debug_files(connection, nar_id, nar.build_ids)
         kept.append(gone)
+    lift_condemnation(
+        connection, [run for nar, gone in zip(nars, kept, strict=True) if not gone for run in nar.recipe.runs]
+    )
     return kept
 
 
