@@ -35,9 +35,12 @@ _MAX_REPEATED_BYTES: Final = 1024
 
 _WAITING_BYTES: Final = 64 * 1024
 
+_TURN_BYTES: Final = 4 * 1024 * 1024
+"""Of files, to be sent before whatever else there is to do has its turn."""
+
 _SHARED_TURN_BYTES: Final = 1024 * 1024
-"""Of a file, to be sent before other answers have their turn. Connections that get the same file side by side then find
-its pages in the processor's cache."""
+"""The same where other answers are under way. Connections that get the same file side by side then find its pages in
+the processor's cache."""
 
 _LINES_OF_BODIES: Final = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 
@@ -93,6 +96,9 @@ class Connection(HttpToolsProtocol):
         self._has_ended = False
         """Whether the client will send no more."""
         self._is_corked = False
+        """Whether parts of files are being sent: nothing waits in the transport longer than until the next one."""
+        self._turn_bytes = 0
+        """Sent since others had their turn."""
         self._waiting_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
 
@@ -198,6 +204,8 @@ class Connection(HttpToolsProtocol):
             async def send_any(message: Message) -> None:
                 if message["type"] == ZERO_COPY:
                     await self._send_file(cycle, message)
+                elif self._is_corked and message.get("more_body"):
+                    await self._send_between_files(cycle, message["body"])
                 else:
                     await send(message)
 
@@ -227,9 +235,8 @@ class Connection(HttpToolsProtocol):
             await self._flush()
             if self.transport.is_closing():
                 return
+            count = min(left, self._whole_turn_bytes())
             try:
-                is_alone = len(self.server_state.tasks) == 1
-                count = left if is_alone else min(left, _SHARED_TURN_BYTES)
                 sent = os.sendfile(connected.fileno(), file, offset, count)
             except BlockingIOError:
                 piece = os.pread(file, min(left, _WAITING_BYTES), offset)
@@ -243,7 +250,35 @@ class Connection(HttpToolsProtocol):
             offset += sent
             left -= sent
             cycle.expected_content_length -= sent
-            await asyncio.sleep(0)  # others have their turn, however fast this client reads
+            await self._let_others(sent, is_cut_off=sent < count)
+
+    async def _send_between_files(self, cycle: RequestResponseCycle, body: bytes | bytearray) -> None:
+        """Send what stands between parts of files. The transport would keep it until the event loop's next turn."""
+        await self._flush()
+        if self.transport.is_closing():
+            return
+        connected: socket.socket = self.transport.get_extra_info("socket")
+        try:
+            sent = os.write(connected.fileno(), body)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.transport.abort()
+            return
+        if sent < len(body):
+            self.transport.write(memoryview(body)[sent:])
+        cycle.expected_content_length -= len(body)
+        await self._let_others(len(body), is_cut_off=sent < len(body))
+
+    async def _let_others(self, sent: int, *, is_cut_off: bool) -> None:
+        """Let others have their turn, however fast this client reads: when it has had its own, or takes no more."""
+        self._turn_bytes += sent
+        if is_cut_off or self._turn_bytes >= self._whole_turn_bytes():
+            self._turn_bytes = 0
+            await asyncio.sleep(0)
+
+    def _whole_turn_bytes(self) -> int:
+        return _TURN_BYTES if len(self.server_state.tasks) == 1 else _SHARED_TURN_BYTES
 
     def _set_cork(self, *, is_in: bool) -> None:
         """Have only whole segments go out, until the end of an answer.

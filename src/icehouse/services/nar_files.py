@@ -2,13 +2,12 @@
 
 import sqlite3
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Final, TypeVar, cast
 
 from sqlalchemy import Connection
 
 from icehouse.db.engine import Database, database_errors
-from icehouse.db.serving import RecipeRow, find_recipe_row, load_served_chunks
+from icehouse.db.serving import RecipeRow, find_recipe_row, find_state, load_served_chunks
 from icehouse.errors import Corrupt, InvalidFormat, NotFound
 from icehouse.nix.hashes import render_sha256
 from icehouse.rules.chunks import max_chunks
@@ -23,6 +22,7 @@ LayOut = Callable[[BlobStore, int, Recipe, Mapping[int, StoredChunk]], T]
 
 _SHORT_RECIPE_BYTES: Final = 1024
 _FEW_CHUNKS: Final = 64
+_KEPT_BYTES: Final = 16 * 1024 * 1024
 
 
 class NarFiles:
@@ -33,17 +33,32 @@ class NarFiles:
         self._database = database
         self._reader = reader
         self._blobs = blobs
+        self._kept: dict[int, NarFile] = {}
+        """Long ones, by id, the oldest first, as the database had them at `_kept_state`."""
+        self._kept_bytes = 0
+        self._kept_state = 0
 
     async def open_nar(self, nar_id: int) -> NarFile:
         """The file of a NAR.
 
-        For most NARs this takes some 50 microseconds, less than the way to a thread and back.
+        For most NARs this takes some 50 microseconds, less than the way to a thread and back. What takes longer is kept
+        for others that ask for it, until anything changes in the database.
 
         Raises:
             NotFound: there is no such NAR.
             Corrupt: its rows disagree.
         """
-        return await self._open(nar_id, NarFile)
+        with database_errors(self._database.path):
+            state = find_state(self._reader)
+            if state != self._kept_state:
+                self._kept.clear()
+                self._kept_bytes, self._kept_state = 0, state
+            found = self._kept.get(nar_id) or self._open_short(nar_id, NarFile)
+        if found is None:
+            found = await self._open_long(nar_id, NarFile)
+            if state == self._kept_state:  # laid out from this state or a later one; if that differs, it goes soon
+                self._keep(nar_id, found)
+        return found
 
     def read_small(self, nar_id: int) -> bytes | None:
         """The whole file of a NAR, where that can be had at once: it is in memory, in few chunks and a single block.
@@ -67,9 +82,15 @@ class NarFiles:
     async def _open(self, nar_id: int, lay_out: LayOut[T]) -> T:
         with database_errors(self._database.path):
             found = self._open_short(nar_id, lay_out)
-        if found is not None:
-            return found
-        return await self._database.read(partial(self._open_long, nar_id=nar_id, lay_out=lay_out))
+        return found if found is not None else await self._open_long(nar_id, lay_out)
+
+    def _keep(self, nar_id: int, nar: NarFile) -> None:
+        if nar_id in self._kept or nar.layout_bytes > _KEPT_BYTES:
+            return
+        self._kept[nar_id] = nar
+        self._kept_bytes += nar.layout_bytes
+        while self._kept_bytes > _KEPT_BYTES:
+            self._kept_bytes -= self._kept.pop(next(iter(self._kept))).layout_bytes
 
     def _open_short(self, nar_id: int, lay_out: LayOut[T]) -> T | None:
         row = _get_recipe_row(self._reader, nar_id)
@@ -78,10 +99,13 @@ class NarFiles:
         recipe = _parse(row)
         return self._lay_out(self._reader, row, recipe, lay_out) if recipe.chunk_count <= _FEW_CHUNKS else None
 
-    def _open_long(self, connection: Connection, nar_id: int, lay_out: LayOut[T]) -> T:
-        plain = cast("sqlite3.Connection", connection.connection.driver_connection)
-        row = _get_recipe_row(plain, nar_id)
-        return self._lay_out(plain, row, _parse(row), lay_out)
+    async def _open_long(self, nar_id: int, lay_out: LayOut[T]) -> T:
+        def work(connection: Connection) -> T:
+            plain = cast("sqlite3.Connection", connection.connection.driver_connection)
+            row = _get_recipe_row(plain, nar_id)
+            return self._lay_out(plain, row, _parse(row), lay_out)
+
+        return await self._database.read(work)
 
     def _lay_out(self, connection: sqlite3.Connection, row: RecipeRow, recipe: Recipe, lay_out: LayOut[T]) -> T:
         chunks = load_served_chunks(connection, row.domain_id, recipe.runs)

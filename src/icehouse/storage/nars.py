@@ -7,8 +7,10 @@ import asyncio
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Final, Protocol, TypeVar
 
 from icehouse.errors import Corrupt, InvalidFormat
@@ -16,6 +18,10 @@ from icehouse.rules.chunks import STORE_HASH_BYTES
 from icehouse.rules.packs import Places, parse_places
 from icehouse.rules.recipes import Recipe
 from icehouse.storage.blobs import BlobKey, BlobStore, FilePart
+
+_EXTENT_BYTES: Final = 200
+_PATCH_BYTES: Final = 16
+_HASH_BYTES: Final = 80
 
 T = TypeVar("T")
 
@@ -89,10 +95,19 @@ class _Extent:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Bare:
+    """A stretch of the file, from `start` to before `end`, that stands in one pack as it is served."""
+
+    start: int
+    end: int
+    extent: _Extent
+
+
 class NarFile:
     """The file of one NAR: which bytes of which packs, and what is written over them. Immutable; any task may read it.
 
-    Memory: some hundred bytes for each extent, 16 for each patch.
+    Memory: some hundred bytes for each extent, 16 for each patch, and what its recipe takes.
     """
 
     def __init__(self, blobs: BlobStore, domain_id: int, recipe: Recipe, chunks: Mapping[int, StoredChunk]) -> None:
@@ -131,6 +146,13 @@ class NarFile:
         else:
             self._extents.append(_Extent(key, chunk.pack_offset, self.file_size, chunk.stored_bytes))
         self.file_size += chunk.stored_bytes
+
+    @property
+    def layout_bytes(self) -> int:
+        """The most memory that it takes, about."""
+        patches, extents = len(self._patches), len(self._extents)
+        stretches = min(patches, self.file_size // _BARE_BYTES) + extents
+        return _EXTENT_BYTES * (extents + stretches) + _PATCH_BYTES * patches + _HASH_BYTES * len(self._hashes)
 
     def blocks(self, start: int, stop: int) -> AsyncIterator[bytearray]:
         """The bytes of the file from *start* to before *stop*, in pieces of about 1 MiB that the caller owns.
@@ -201,37 +223,40 @@ class NarFile:
 
     def _find_or_read_warm(self, start: int, stop: int) -> tuple[int, bytearray | FilePart | None]:
         """As `_read_warm`; what is in a file as it is needed stays there."""
-        bare = self._find_bare(start, min(start + PART_BYTES, stop))
-        if bare is None:
+        index = bisect_right(self._bare_ends, start)
+        if index == len(self._bare):
             return self._read_warm(start, stop)
-        begin, end, extent = bare
-        if begin > start:
-            return self._read_warm(start, begin)
-        part = self._blobs.find_warm(extent.key, extent.pack_offset + begin - extent.file_offset, end - begin)
+        bare = self._bare[index]
+        if bare.start > start:
+            return self._read_warm(start, min(bare.start, stop))
+        end = min(bare.end, start + PART_BYTES, stop)
+        part = self._blobs.find_warm(
+            bare.extent.key, bare.extent.pack_offset + start - bare.extent.file_offset, end - start
+        )
         return (end, part) if part is not None else self._read_warm(start, end)
 
-    def _find_bare(self, start: int, stop: int) -> tuple[int, int, _Extent] | None:
-        """The first long stretch between *start* and *stop* in one extent that needs no patch: start, end, extent."""
+    @cached_property
+    def _bare(self) -> list[_Bare]:
+        """The long stretches that need no patch, in order."""
+        found: list[_Bare] = []
         offsets = self._patch_offsets
-        patch = bisect_right(offsets, start - STORE_HASH_BYTES)  # the first that ends behind the start
-        index = bisect_right(self._extent_starts, start) - 1
-        position = start
-        while stop - position >= _BARE_BYTES:
+        starts = chain((0,), (offset + STORE_HASH_BYTES for offset in offsets))
+        for start, end in zip(starts, chain(offsets, (self.file_size,)), strict=True):
+            if end - start >= _BARE_BYTES:
+                found.extend(self._split(start, end))
+        return found
+
+    @cached_property
+    def _bare_ends(self) -> list[int]:
+        return [bare.end for bare in self._bare]
+
+    def _split(self, start: int, end: int) -> Iterator[_Bare]:
+        """A stretch as it lies in extents, without what is short."""
+        for index in range(bisect_right(self._extent_starts, start) - 1, bisect_left(self._extent_starts, end)):
             extent = self._extents[index]
-            extent_end = extent.file_offset + extent.size
-            if position >= extent_end:
-                index += 1
-                continue
-            next_patch = offsets[patch] if patch < len(offsets) else stop
-            end = min(stop, extent_end, next_patch)
-            if end - position >= _BARE_BYTES:
-                return position, end, extent
-            if next_patch <= extent_end:
-                position = max(position, next_patch + STORE_HASH_BYTES)
-                patch += 1
-            else:
-                position = extent_end
-        return None
+            first, last = max(start, extent.file_offset), min(end, extent.file_offset + extent.size)
+            if last - first >= _BARE_BYTES:
+                yield _Bare(first, last, extent)
 
     def _pieces(self, start: int, stop: int, view: memoryview) -> list[tuple[BlobKey, int, memoryview]]:
         """Where the bytes come from, and where in *view* they go."""
@@ -251,13 +276,13 @@ class NarFile:
         offsets = self._patch_offsets
         if not offsets:
             return
-        hashes, patches = self._hashes, self._patches
+        hashes = self._hashes
         first = bisect_left(offsets, max(0, start - STORE_HASH_BYTES + 1))
-        for index in range(first, bisect_left(offsets, stop)):
-            at = offsets[index] - start
-            store_hash = hashes[patches[index]]
+        end = bisect_left(offsets, stop, first)
+        for offset, index in zip(offsets[first:end], self._patches[first:end], strict=True):
+            at = offset - start
             if 0 <= at <= stop - start - STORE_HASH_BYTES:
-                block[at : at + STORE_HASH_BYTES] = store_hash
+                block[at : at + STORE_HASH_BYTES] = hashes[index]
             else:  # it begins before the block, ends after it, or both
                 first_byte, end_byte = max(0, at), min(stop - start, at + STORE_HASH_BYTES)
-                block[first_byte:end_byte] = store_hash[first_byte - at : end_byte - at]
+                block[first_byte:end_byte] = hashes[index][first_byte - at : end_byte - at]
