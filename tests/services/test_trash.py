@@ -121,6 +121,21 @@ async def test_pinned_path_is_not_deleted_nor_what_it_reaches(world: World) -> N
     assert await world.names() == [LIB, APP, TOOL, OTHER]
 
 
+async def test_what_a_pinned_path_reaches_is_not_deleted_while_that_is_damaged(world: World) -> None:
+    await world.pin("release", TOOL)
+    damaged = path.c.hash_part.in_([APP[:32], TOOL[:32]])
+    await world.store.database.write(
+        lambda connection: (
+            connection.execute(update(path).where(damaged).values(hidden_at=NOW, hidden_because=UNREADABLE)) and None
+        )
+    )
+    with pytest.raises(Conflict, match=r"kept by 1 pin: release \(revision 1\); unpin first"):
+        await world.delete(LIB)
+    assert (await world.trash.plan_delete(world.cache, part(LIB))).kept_by == ["release (revision 1)"]
+    assert await world.delete(OTHER) == [OTHER]
+    assert await world.names() == [LIB]
+
+
 class Overtaken(Trash):
     """Somebody pushes something that refers to a path just after it was searched for."""
 

@@ -32,8 +32,10 @@ from icehouse.db.trash import (
     PathFacts,
     TrashPlace,
     find_facts,
+    find_hidden,
     find_visible_names,
     last_path_id,
+    load_references,
     page_facts,
     page_of_hidden,
     page_trash,
@@ -239,9 +241,7 @@ class Trash:
             ids = find_visible(connection, cache.id, [hash_part, *(HashPart(each) for each in referrers)])
             first = [ids[HashPart(each)] for each in sorted(referrers)[:_MAX_PLANNED] if HashPart(each) in ids]
             names = find_visible_names(connection, cache.id, first)
-            return _find_keepers(connection, cache.id, set(ids.values()), now), [
-                name.base_name for name in names.values()
-            ]
+            return _find_keepers(connection, cache.id, ids, now), [name.base_name for name in names.values()]
 
         keepers, names = await self._database.read(work)
         return DeletePlan(
@@ -312,11 +312,11 @@ def _delete(
     if found and not with_referrers:
         raise _still_needed(path, list(found))
     hash_parts = [path.store_path.hash_part, *(HashPart(each) for each in found)]
-    ids = set(find_visible(connection, cache.id, hash_parts).values())
+    ids = find_visible(connection, cache.id, hash_parts)
     keepers = _find_keepers(connection, cache.id, ids, now)
     if keepers:
         raise Conflict(f"{path.store_path} is kept by {_some(keepers, 'pin')}; unpin first")
-    names = find_visible_names(connection, cache.id, ids)
+    names = find_visible_names(connection, cache.id, ids.values())
     because = f"{_DELETED}{actor.who}"
     with_it = f"{because}, with {path.store_path} which it reaches"
     hide(connection, ((each, because if each == path.id else with_it) for each in names), now=now)
@@ -327,14 +327,29 @@ def _delete(
     return DeleteAnswer(deleted=deleted)
 
 
-def _find_keepers(connection: Connection, cache_id: int, path_ids: Collection[int], now: int) -> list[str]:
-    """The pins that keep one of the paths, with the revision."""
-    return [
-        f"{pin.name} (revision {revision.number})"
-        for pin in load_pins(connection, cache_id)
-        for revision in kept_revisions(pin, now)
-        if revision.path_id in path_ids
-    ]
+def _find_keepers(connection: Connection, cache_id: int, doomed: Mapping[HashPart, int], now: int) -> list[str]:
+    """The pins that keep one of the paths, given with their ids, with the revision.
+
+    All visible paths that reach one are among them. One that is hidden for damage is not, and comes back when it is
+    healed: what it reaches is looked for.
+    """
+    kept = [(pin.name, each) for pin in load_pins(connection, cache_id) for each in kept_revisions(pin, now)]
+    path_ids = {revision.path_id for _, revision in kept}
+    keeping = path_ids & set(doomed.values())
+    for path_id, hash_part in find_hidden(connection, cache_id, path_ids).items():
+        if _reaches(connection, cache_id, hash_part, doomed.keys()):
+            keeping.add(path_id)
+    return [f"{name} (revision {revision.number})" for name, revision in kept if revision.path_id in keeping]
+
+
+def _reaches(connection: Connection, cache_id: int, hash_part: HashPart, wanted: Collection[HashPart]) -> bool:
+    """Whether a path reaches one of the others, be it through hidden ones."""
+    seen = {hash_part}
+    waiting = [hash_part]
+    while waiting and seen.isdisjoint(wanted):
+        waiting = list(load_references(connection, cache_id, waiting) - seen)
+        seen.update(waiting)
+    return not seen.isdisjoint(wanted)
 
 
 def _get_collection(connection: Connection, cache: CacheRow, collection_id: int) -> CollectionRow:
