@@ -219,8 +219,11 @@ def list_domains(connection: Connection) -> list[int]:
     return list(connection.execute(select(domain.c.id).order_by(domain.c.id)).scalars())
 
 
-def load_pack_chunks(connection: Connection, pack_id: int) -> list[ChunkRow]:
-    """The chunks of a pack that no pack condemned and that are not quarantined, in the order of their frames."""
+def load_pack_chunks(connection: Connection, pack_id: int, name: bytes) -> list[ChunkRow]:
+    """The chunks of a pack that was not condemned, without those that are quarantined, in the order of their frames.
+
+    None if another pack has got the id meanwhile, which tells packs apart only while they are there.
+    """
     rows = connection.execute(
         select(
             chunk.c.number,
@@ -231,8 +234,8 @@ def load_pack_chunks(connection: Connection, pack_id: int) -> list[ChunkRow]:
             chunk.c.raw_bytes,
             chunk.c.places,
         )
-        .where(chunk.c.pack_id == pack_id, pack.c.id == chunk.c.pack_id, pack.c.condemned_at.is_(None))
-        .where(chunk.c.quarantined_at.is_(None))
+        .where(chunk.c.pack_id == pack_id, pack.c.id == chunk.c.pack_id, pack.c.name == name)
+        .where(pack.c.condemned_at.is_(None), chunk.c.quarantined_at.is_(None))
         .order_by(chunk.c.pack_offset)
     )
     return [ChunkRow(*row, is_sound=True) for row in rows]

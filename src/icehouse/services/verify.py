@@ -190,14 +190,15 @@ class Verifier:
 
     async def check_pack(self, domain_id: int, pack: PackRow, *, is_deep: bool) -> PackState:
         """Compare one pack with its rows. One that was condemned, deleted or compacted meanwhile has no faults."""
+        load = partial(load_pack_chunks, pack_id=pack.id, name=pack.name)
         while True:
-            rows = await self._database.read(partial(load_pack_chunks, pack_id=pack.id))
+            rows = await self._database.read(load)
             if not rows:
                 return PackState([], [], 0)
             state = await self._workers.run(
                 partial(examine_pack, self._blobs, domain_id, pack.name, rows, is_deep=is_deep)
             )
-            if not state.faults or await self._database.read(partial(load_pack_chunks, pack_id=pack.id)) == rows:
+            if not state.faults or await self._database.read(load) == rows:
                 return state
 
     async def check_nar(self, nar_id: int, recent: RecentChunks) -> tuple[NarRow, NarState] | None:
