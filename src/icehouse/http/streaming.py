@@ -76,7 +76,8 @@ async def receive_pieces(receive: Receive, *, announced: int | None, max_bytes: 
     is_complete = False
     while not is_complete:
         try:
-            message = await asyncio.wait_for(receive(), IDLE_SECONDS)
+            async with asyncio.timeout(IDLE_SECONDS):
+                message = await receive()
         except TimeoutError as exc:
             raise InvalidFormat(f"nothing came for {IDLE_SECONDS} seconds after {received} bytes of the body") from exc
         if message["type"] != "http.request":

@@ -149,31 +149,37 @@ class _BodyReader:
 
     def __init__(self, body: AsyncIterator[bytes]) -> None:
         self._body = aiter(body)
-        self._buffer = bytearray()
+        self._rest: memoryview[int] = memoryview(b"")
+        """Of the last piece, what was not taken yet."""
         self._offset = 0
 
     async def take(self, size: int) -> bytes:
         """The next *size* bytes, which the caller has bounded."""
-        while len(self._buffer) < size:
-            piece = await anext(self._body, None)
-            if piece is None:
-                raise InvalidFormat(
-                    f"the body ends after {self._offset + len(self._buffer)} bytes, where {size} more were announced"
-                )
-            self._buffer += piece
-        taken = bytes(memoryview(self._buffer)[:size])
-        del self._buffer[:size]
+        taken: list[memoryview[int]] = []
+        lacking = size
+        while lacking:
+            if not self._rest and not await self._read_on():
+                ended = self._offset + size - lacking
+                raise InvalidFormat(f"the body ends after {ended} bytes, where {lacking} more were announced")
+            part, self._rest = self._rest[:lacking], self._rest[lacking:]
+            taken.append(part)
+            lacking -= len(part)
         self._offset += size
-        return taken
+        return b"".join(taken)
 
     async def expect_end(self) -> None:
         """Check that nothing follows."""
-        while not self._buffer:
-            piece = await anext(self._body, None)
-            if piece is None:
+        while not self._rest:
+            if not await self._read_on():
                 return
-            self._buffer += piece
         raise InvalidFormat(f"the body goes on after the {self._offset} bytes that its index announces")
+
+    async def _read_on(self) -> bool:
+        """Have the next piece as the rest; false: there is none."""
+        piece = await anext(self._body, None)
+        if piece is not None:
+            self._rest = memoryview(piece)
+        return piece is not None
 
 
 def _batches(entries: Sequence[PackEntry]) -> Iterator[list[PackEntry]]:
