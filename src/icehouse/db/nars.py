@@ -1,7 +1,7 @@
 """Rows of NARs and their recipes."""
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select, update
@@ -28,6 +28,8 @@ class NarRow:
     file_size: int
 
 
+_INSERT = insert(nar).returning(nar.c.id)  # Made once: to make one takes as long as to carry it out.
+_INSERT_RECIPE = insert(recipe)
 _COLUMNS = (nar.c.id, nar.c.domain_id, nar.c.nar_hash, nar.c.nar_size, nar.c.file_hash, nar.c.file_size)
 
 
@@ -45,6 +47,16 @@ def find_nars(connection: Connection, domain_id: int, nar_hashes: Collection[byt
 def find_recipe(connection: Connection, nar_id: int) -> bytes | None:
     """The encoded recipe of a NAR."""
     return connection.execute(select(recipe.c.body).where(recipe.c.nar_id == nar_id)).scalar()
+
+
+def find_recipes(connection: Connection, nar_ids: Sequence[int]) -> dict[int, bytes]:
+    """The encoded recipes of NARs, by NAR."""
+    found: dict[int, bytes] = {}
+    for start in range(0, len(nar_ids), _BATCH):
+        batch = nar_ids[start : start + _BATCH]
+        rows = connection.execute(select(recipe.c.nar_id, recipe.c.body).where(recipe.c.nar_id.in_(batch)))
+        found.update((row.nar_id, row.body) for row in rows)
+    return found
 
 
 def load_runs(connection: Connection, nar_ids: Collection[int]) -> dict[int, tuple[Run, ...]]:
@@ -119,17 +131,14 @@ def put_nar(
             values = {"file_hash": nix32.encode(file_hash), "file_size": file_size}
             connection.execute(update(path).where(path.c.nar_id == present.id).values(**values))
         return present.id
-    nar_id = connection.execute(
-        insert(nar)
-        .values(
-            domain_id=domain_id,
-            nar_hash=nar_hash,
-            nar_size=nar_size,
-            file_hash=file_hash,
-            file_size=file_size,
-            created_at=now,
-        )
-        .returning(nar.c.id)
-    ).scalar_one()
-    connection.execute(insert(recipe).values(nar_id=nar_id, body=recipe_body))
+    row = {
+        "domain_id": domain_id,
+        "nar_hash": nar_hash,
+        "nar_size": nar_size,
+        "file_hash": file_hash,
+        "file_size": file_size,
+        "created_at": now,
+    }
+    nar_id = connection.execute(_INSERT, row).scalar_one()
+    connection.execute(_INSERT_RECIPE, {"nar_id": nar_id, "body": recipe_body})
     return int(nar_id)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -12,10 +12,10 @@ from sqlalchemy import Connection
 from icehouse.api.publish import MissingAnswer, MissingRequest, PathBody, PathsAnswer, PathsRequest, RefusedPath
 from icehouse.db.cache_settings import load_required_keys
 from icehouse.db.caches import CacheRow, UpstreamRow, get_cache, list_upstreams, next_generation
-from icehouse.db.chunks import load_chunks
+from icehouse.db.chunks import ChunkRow, load_chunks
 from icehouse.db.engine import Database
 from icehouse.db.keys import KeyRow, list_keys
-from icehouse.db.nars import NarRow, find_nars, find_recipe, find_unsound
+from icehouse.db.nars import NarRow, find_nars, find_recipes, find_unsound
 from icehouse.db.paths import (
     ExternalRow,
     PathRow,
@@ -50,7 +50,7 @@ from icehouse.rules.closures import (
 from icehouse.rules.demands import is_vouched_for
 from icehouse.rules.journal import CHUNK_NAME_BYTES, JournalEntry, JournalExternal, JournalNar, JournalPath
 from icehouse.rules.provenance import PublishedBy
-from icehouse.rules.recipes import parse_recipe
+from icehouse.rules.recipes import Recipe, parse_recipe
 from icehouse.rules.varints import encode_varints
 from icehouse.services.demands import find_vouched
 from icehouse.services.journal import put_entry, render_required
@@ -64,6 +64,7 @@ MAX_REFERENCES: Final = 10_000
 """References of one path. The largest in nixpkgs have some thousands."""
 
 _TRIES: Final = 8
+_GROUP_BYTES: Final = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -567,25 +568,40 @@ def _refusal(plan: PublishPlan) -> PathsAnswer:
 
 def _journal_nars(connection: Connection, domain_id: int, nar_hashes: Sequence[bytes]) -> list[JournalNar]:
     nars: list[JournalNar] = []
-    for nar_hash, row in find_nars(connection, domain_id, nar_hashes).items():
-        body = find_recipe(connection, row.id)
-        if body is None:
-            continue
-        recipe = parse_recipe(body, max_chunks=row.nar_size)
-        chunks = load_chunks(connection, domain_id, recipe.runs)
-        numbers = (number for run in recipe.runs for number in range(run.first, run.first + run.count))
-        nars.append(
-            JournalNar(
-                nar_hash=nar_hash,
-                nar_size=row.nar_size,
-                file_hash=row.file_hash,
-                file_size=row.file_size,
-                chunks=b"".join(chunks[number].identity[:CHUNK_NAME_BYTES] for number in numbers),
-                hashes=b"".join(recipe.hashes).decode(),
-                patches=encode_varints(recipe.patches),
-            )
-        )
+    for group in _grouped(find_nars(connection, domain_id, nar_hashes).values()):
+        sizes = {row.id: row.nar_size for row in group}
+        bodies = find_recipes(connection, list(sizes))
+        recipes = {nar_id: parse_recipe(body, max_chunks=sizes[nar_id]) for nar_id, body in bodies.items()}
+        chunks = load_chunks(connection, domain_id, [run for recipe in recipes.values() for run in recipe.runs])
+        nars += [_journal_nar(row, recipes[row.id], chunks) for row in group if row.id in recipes]
     return nars
+
+
+def _grouped(rows: Iterable[NarRow]) -> Iterator[list[NarRow]]:
+    """NARs that are looked up together: small ones, or a large one alone, whose rows of chunks take the memory."""
+    group: list[NarRow] = []
+    size = 0
+    for row in rows:
+        if group and size + row.nar_size > _GROUP_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(row)
+        size += row.nar_size
+    if group:
+        yield group
+
+
+def _journal_nar(row: NarRow, recipe: Recipe, chunks: Mapping[int, ChunkRow]) -> JournalNar:
+    numbers = (number for run in recipe.runs for number in range(run.first, run.first + run.count))
+    return JournalNar(
+        nar_hash=row.nar_hash,
+        nar_size=row.nar_size,
+        file_hash=row.file_hash,
+        file_size=row.file_size,
+        chunks=b"".join(chunks[number].identity[:CHUNK_NAME_BYTES] for number in numbers),
+        hashes=b"".join(recipe.hashes).decode(),
+        patches=encode_varints(recipe.patches),
+    )
 
 
 def _journal_path(row: PathRow) -> JournalPath:
