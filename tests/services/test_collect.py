@@ -187,6 +187,19 @@ async def test_pin_keeps_its_closure(world: World) -> None:
     assert mark.pinned_paths == 2
 
 
+async def test_pin_keeps_its_closure_while_damage_hides_its_path(world: World) -> None:
+    await world.configure(keep_unused_seconds=1, budget_bytes=0)
+    await world.pin(APP)
+    same = path.c.hash_part == APP[:32]
+    await world.store.database.write(
+        lambda connection: connection.execute(update(path).where(same).values(hidden_at=world.store.now)) and None
+    )
+    world.pass_days(100)
+    (mark,) = world.collect().marks
+    assert await world.visible() == [LIB]
+    assert mark.pinned_paths == 1
+
+
 async def test_path_that_a_pin_keeps_is_not_purged_when_damage_hid_it(world: World) -> None:
     await world.pin(APP)
     same = path.c.hash_part.in_([LIB[:32], APP[:32]])

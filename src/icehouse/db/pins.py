@@ -10,8 +10,9 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 
+from icehouse.db.query_plans import by_id
 from icehouse.db.schema import path, pin, pin_revision, token
-from icehouse.nix.store_paths import HashPart, StorePath
+from icehouse.nix.store_paths import HASH_PART_LENGTH, HashPart, StorePath
 from icehouse.rules.pins import Keep, Pin, Revision
 
 _BATCH: Final = 1000  # values in one IN list
@@ -181,6 +182,33 @@ def find_links(
         )
     )
     return {row.hash_part: Links(f"{row.hash_part}-{row.name}", row.references.split()) for row in rows}
+
+
+def find_reach_of_hidden(connection: Connection, cache_id: int, path_ids: Collection[int]) -> dict[int, set[HashPart]]:
+    """For those of the paths that are hidden, all that they reach in the cache, be it visible or hidden.
+
+    What a pin keeps is hidden only while something of it is damaged or revoked, and is whole again after that.
+    """
+    ids = list(path_ids)
+    hidden: dict[int, HashPart] = {}
+    for start in range(0, len(ids), _BATCH):
+        is_hidden = path.c.id.in_(ids[start : start + _BATCH]) & by_id(path.c.hidden_at).is_not(None)
+        rows = connection.execute(select(path.c.id, path.c.hash_part).where(is_hidden))
+        hidden.update((row.id, row.hash_part) for row in rows)
+    return {path_id: _find_reach(connection, cache_id, hash_part) for path_id, hash_part in hidden.items()}
+
+
+def _find_reach(connection: Connection, cache_id: int, hash_part: HashPart) -> set[HashPart]:
+    reached = {hash_part}
+    waiting = [hash_part]
+    while waiting:
+        batch, waiting = waiting[:_BATCH], waiting[_BATCH:]
+        is_next = (path.c.cache_id == cache_id) & path.c.hash_part.in_(batch)
+        rows = connection.execute(select(path.c.references).where(is_next))
+        found = {HashPart(each[:HASH_PART_LENGTH]) for row in rows for each in row.references.split()} - reached
+        reached |= found
+        waiting += found
+    return reached
 
 
 def _select_revisions() -> Select[*tuple[Any, ...]]:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, func, select, tuple_
 
 from icehouse.db.query_plans import by_id
 from icehouse.db.schema import path, purged_path, token, waiting_path, waiting_reference
-from icehouse.nix.store_paths import HASH_PART_LENGTH, HashPart, StorePath
+from icehouse.nix.store_paths import HashPart, StorePath
 
 _BATCH: Final = 1000
 ROWS_A_SEARCH: Final = 100_000
@@ -208,35 +208,6 @@ def find_visible_names(connection: Connection, cache_id: int, path_ids: Collecti
             )
         )
         found |= {row.id: StorePath(row.hash_part, row.name) for row in rows}
-    return found
-
-
-def find_hidden(connection: Connection, cache_id: int, path_ids: Collection[int]) -> dict[int, HashPart]:
-    """The hash parts of those of the paths, by id, that are hidden in the cache."""
-    ids = list(path_ids)
-    found: dict[int, HashPart] = {}
-    for start in range(0, len(ids), _BATCH):
-        rows = connection.execute(
-            select(path.c.id, path.c.hash_part).where(
-                path.c.id.in_(ids[start : start + _BATCH]),
-                by_id(path.c.cache_id) == cache_id,
-                by_id(path.c.hidden_at).is_not(None),
-            )
-        )
-        found |= {row.id: HashPart(row.hash_part) for row in rows}
-    return found
-
-
-def load_references(connection: Connection, cache_id: int, hash_parts: Sequence[HashPart]) -> set[HashPart]:
-    """The hash parts of all that those paths of the cache refer to, be they visible or hidden."""
-    found: set[HashPart] = set()
-    for start in range(0, len(hash_parts), _BATCH):
-        rows = connection.execute(
-            select(path.c.references).where(
-                path.c.cache_id == cache_id, path.c.hash_part.in_(hash_parts[start : start + _BATCH])
-            )
-        )
-        found.update(HashPart(each[:HASH_PART_LENGTH]) for row in rows for each in row.references.split())
     return found
 
 

@@ -8,7 +8,7 @@ paths it thinks for a while and takes some hundred bytes of memory for each.
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -48,7 +48,7 @@ from icehouse.db.collection import (
 )
 from icehouse.db.downloads import forget_downloads
 from icehouse.db.engine import Database
-from icehouse.db.pins import delete_revisions, find_pin, load_pins
+from icehouse.db.pins import delete_revisions, find_pin, find_reach_of_hidden, load_pins
 from icehouse.errors import NotFound
 from icehouse.rules.collection import GRACE_SECONDS, PackFacts, PackPlan, plan_packs
 from icehouse.rules.pins import kept_revisions
@@ -218,7 +218,7 @@ class Collector:
             pushed_at, self._uses(ids, pushed_at), nars, references, chunks, self._chunk_bytes(cache.domain_id)
         )
         now = self._clock()
-        roots = database.read_now(partial(self._find_roots, cache_id=cache.id, ids=ids, now=now))
+        roots = database.read_now(partial(self._find_roots, cache_id=cache.id, ids=ids, places=places, now=now))
         self._show_progress(f"{cache.name}: deciding")
         ranks = rank_paths(facts, roots)
         plan = plan_retention(facts, ranks, retention, now=now)
@@ -273,14 +273,21 @@ class Collector:
                 sizes[number] = stored_bytes
         return sizes
 
-    def _find_roots(self, connection: Connection, cache_id: int, ids: "array[int]", now: int) -> list[int]:
-        """The places of the paths that pins keep. One that is not there any more is not of this plan."""
+    def _find_roots(
+        self, connection: Connection, cache_id: int, ids: "array[int]", places: Mapping[str, int], now: int
+    ) -> list[int]:
+        """The places of the paths that pins keep, and of what those of them reach that are hidden for now.
+
+        One that is not there any more is not of this plan.
+        """
         roots: list[int] = []
-        for pin in load_pins(connection, cache_id):
-            for revision in kept_revisions(pin, now):
-                place = bisect_left(ids, revision.path_id)
-                if place < len(ids) and ids[place] == revision.path_id:
-                    roots.append(place)
+        kept = {each.path_id for pin in load_pins(connection, cache_id) for each in kept_revisions(pin, now)}
+        for path_id in kept:
+            place = bisect_left(ids, path_id)
+            if place < len(ids) and ids[place] == path_id:
+                roots.append(place)
+        for reached in find_reach_of_hidden(connection, cache_id, kept).values():
+            roots.extend(places[each] for each in reached if each in places)
         return roots
 
     def _forget_revisions(self, connection: Connection, cache_id: int, now: int) -> None:
@@ -299,7 +306,7 @@ class Collector:
         def act(connection: Connection) -> tuple[tuple[int, Reason], ...]:
             get_cache(connection, mark.cache.name)
             self._forget_revisions(connection, mark.cache.id, now)
-            needed = self._find_roots(connection, mark.cache.id, mark.ids, now)
+            needed = self._find_roots(connection, mark.cache.id, mark.ids, mark.places, now)
             for hash_part, text in newer_paths(connection, mark.cache.id, mark.generation):
                 names = [hash_part, *(name[:_HASH_LETTERS] for name in text.split())]
                 needed.extend(mark.places[name] for name in names if name in mark.places)

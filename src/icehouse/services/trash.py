@@ -26,16 +26,14 @@ from icehouse.db.collection import hide, newer_paths, read_generation
 from icehouse.db.engine import Database
 from icehouse.db.past_collections import CollectionRow, find_collection, find_spans
 from icehouse.db.paths import find_restorable, find_visible, restore_paths
-from icehouse.db.pins import load_pins
+from icehouse.db.pins import find_reach_of_hidden, load_pins
 from icehouse.db.trash import (
     ROWS_A_SEARCH,
     PathFacts,
     TrashPlace,
     find_facts,
-    find_hidden,
     find_visible_names,
     last_path_id,
-    load_references,
     page_facts,
     page_of_hidden,
     page_trash,
@@ -336,20 +334,10 @@ def _find_keepers(connection: Connection, cache_id: int, doomed: Mapping[HashPar
     kept = [(pin.name, each) for pin in load_pins(connection, cache_id) for each in kept_revisions(pin, now)]
     path_ids = {revision.path_id for _, revision in kept}
     keeping = path_ids & set(doomed.values())
-    for path_id, hash_part in find_hidden(connection, cache_id, path_ids).items():
-        if _reaches(connection, cache_id, hash_part, doomed.keys()):
+    for path_id, reached in find_reach_of_hidden(connection, cache_id, path_ids).items():
+        if not reached.isdisjoint(doomed):
             keeping.add(path_id)
     return [f"{name} (revision {revision.number})" for name, revision in kept if revision.path_id in keeping]
-
-
-def _reaches(connection: Connection, cache_id: int, hash_part: HashPart, wanted: Collection[HashPart]) -> bool:
-    """Whether a path reaches one of the others, be it through hidden ones."""
-    seen = {hash_part}
-    waiting = [hash_part]
-    while waiting and seen.isdisjoint(wanted):
-        waiting = list(load_references(connection, cache_id, waiting) - seen)
-        seen.update(waiting)
-    return not seen.isdisjoint(wanted)
 
 
 def _get_collection(connection: Connection, cache: CacheRow, collection_id: int) -> CollectionRow:
