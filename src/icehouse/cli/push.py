@@ -252,6 +252,17 @@ def _append(file: str, text: str, printer: Printer) -> None:
         printer.message(f"The summary of the job cannot be written to {file}: {exc.strerror}")
 
 
+class _Found:
+    """The paths to push. Nix is asked at once what they reach, while the rest of the program is still being loaded."""
+
+    def __init__(self, store: "LocalStore", paths: "list[StorePath]") -> None:
+        self.store = store
+        self.paths = paths
+        self.closure = asyncio.get_running_loop().run_in_executor(None, store.read_closure, paths)
+        # Whoever waits for it hears of an error; if nobody comes to that, something else failed before.
+        self.closure.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
 @dataclass(slots=True)
 class _Work:
     """What pushes to several caches share: the paths, and the time that there is."""
@@ -260,7 +271,7 @@ class _Work:
     services: Services
     printer: Printer
     deadline: float | None = field(init=False)
-    found: "tuple[LocalStore, list[StorePath]] | None" = None
+    found: "_Found | None" = None
 
     def __post_init__(self) -> None:
         seconds = self.options.timeout_seconds
@@ -284,17 +295,17 @@ class _Work:
 
     async def _push_to(self, outcome: "Outcome") -> None:
         address = self.services.find_cache(outcome.cache)
-        store, paths = await self._find_paths()
-        if not paths:
+        found = await self._find_paths()
+        if not found.paths:
             return
         async with self.services.server(address.login, bytes_per_second=self.options.bytes_per_second) as server:
             if self.options.is_dry_run:
-                await self._plan(server, address, store, paths, outcome)
+                await self._plan(server, address, found, outcome)
             else:
-                await self._send(server, address, store, paths, outcome)
+                await self._send(server, address, found, outcome)
 
-    async def _find_paths(self) -> "tuple[LocalStore, list[StorePath]]":
-        """The paths that the user names: found once, whatever number of caches they go to."""
+    async def _find_paths(self) -> "_Found":
+        """The paths that the user names, and all that they reach: once, whatever number of caches they go to."""
         from icehouse.client.local_store import LocalStore
         from icehouse.client.named_paths import find_named_paths
 
@@ -304,7 +315,7 @@ class _Work:
             paths = await asyncio.to_thread(
                 find_named_paths, store, texts, with_build_closure=self.options.with_build_closure
             )
-            self.found = store, paths
+            self.found = _Found(store, paths)
         return self.found
 
     @property
@@ -316,33 +327,21 @@ class _Work:
         exclusion = Exclusion(options.exclude, options.exclude_larger_than)
         return PushSettings(options.jobs, options.is_verifying, exclusion, options.memory_bytes)
 
-    async def _plan(
-        self,
-        server: "Server",
-        address: "CacheAddress",
-        store: "LocalStore",
-        paths: "list[StorePath]",
-        outcome: "Outcome",
-    ) -> None:
+    async def _plan(self, server: "Server", address: "CacheAddress", found: "_Found", outcome: "Outcome") -> None:
         from icehouse.cli.push_progress import shown
         from icehouse.client.dry_run import measure_new_chunks
         from icehouse.client.push_plan import plan_push
 
         async with shown(outcome.counts, self.printer):
             settings, counts = self._settings, outcome.counts
-            plan = await plan_push(server, address.name, store, paths, settings=settings, counts=counts)
-            await measure_new_chunks(server, store, plan, threads=settings.threads, counts=counts)
+            plan = await plan_push(
+                server, address.name, found.store, found.paths, settings=settings, counts=counts, closure=found.closure
+            )
+            await measure_new_chunks(server, found.store, plan, threads=settings.threads, counts=counts)
         outcome.planned = plan.publish
         self._tell_left_out(outcome, plan)
 
-    async def _send(
-        self,
-        server: "Server",
-        address: "CacheAddress",
-        store: "LocalStore",
-        paths: "list[StorePath]",
-        outcome: "Outcome",
-    ) -> None:
+    async def _send(self, server: "Server", address: "CacheAddress", found: "_Found", outcome: "Outcome") -> None:
         from icehouse.cli.push_progress import shown
         from icehouse.client.narinfo_cache import find_narinfo_caches, forget_misses
         from icehouse.client.push import push as push_paths
@@ -350,7 +349,9 @@ class _Work:
 
         async with shown(outcome.counts, self.printer):
             settings, counts = self._settings, outcome.counts
-            pushed = await push_paths(server, address.name, store, paths, settings=settings, counts=counts)
+            pushed = await push_paths(
+                server, address.name, found.store, found.paths, settings=settings, counts=counts, closure=found.closure
+            )
         self._tell_left_out(outcome, pushed)
         # This user's Nix would not ask again for an hour for what it looked for before it was pushed.
         view = pushed.view
@@ -361,7 +362,7 @@ class _Work:
             url = view.url if view.is_public else f"{server.url}/{view.name}"
             token = None if view.is_public else await server.get_token()
             seconds = _WAIT_SECONDS if self.deadline is None else self.deadline - asyncio.get_running_loop().time()
-            await wait_until_visible(url, view, store.store_dir, pushed.paths, token=token, seconds=seconds)
+            await wait_until_visible(url, view, found.store.store_dir, pushed.paths, token=token, seconds=seconds)
 
     def _tell_left_out(self, outcome: "Outcome", plan: "PushPlan | Pushed") -> None:
         from icehouse.cli.push_report import left_out_text

@@ -5,7 +5,7 @@ sent known to the server, so that the same push again sends only the rest.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -71,6 +71,7 @@ async def push(
     *,
     settings: PushSettings | None = None,
     counts: PushCounts,
+    closure: Awaitable[list[ValidPath]] | None = None,
 ) -> Pushed:
     """Push *paths* and all that they reach, counting in *counts* what was done.
 
@@ -81,6 +82,7 @@ async def push(
         paths: what to push.
         settings: how.
         counts: fresh ones.
+        closure: as `plan_push` takes it.
 
     Raises:
         Unauthenticated, Denied: the token may not push; also when nothing is missing.
@@ -90,7 +92,7 @@ async def push(
         IcehouseError: as `Server`'s requests and `walk_nar`.
     """
     settings = settings or PushSettings()
-    plan = await plan_push(server, cache, store, paths, settings=settings, counts=counts)
+    plan = await plan_push(server, cache, store, paths, settings=settings, counts=counts, closure=closure)
     await send(server, store, plan, settings=settings, counts=counts)
     left_out = {info.store_path for info in (*plan.excluded, *plan.dependents)}
     there = (info for info in plan.closure if info.store_path not in plan.externals)

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar, cast
@@ -69,24 +69,30 @@ async def plan_push(
     *,
     settings: PushSettings,
     counts: PushCounts,
+    closure: Awaitable[list[ValidPath]] | None = None,
 ) -> PushPlan:
     """What `push` would do, counted in *counts*. Asks the server and changes nothing.
 
-    The errors are those of `push`.
+    *closure* is what `read_closure` gives for *paths*, if somebody reads it already. The errors are those of `push`.
     """
+
+    async def read() -> list[ValidPath]:
+        # Who gives up here takes it from nobody else who waits for it.
+        return await (asyncio.to_thread(store.read_closure, paths) if closure is None else asyncio.shield(closure))
+
     try:
         async with asyncio.TaskGroup() as tasks:
-            reading = tasks.create_task(asyncio.to_thread(store.read_closure, paths))
+            reading = tasks.create_task(read())
             showing = tasks.create_task(server.show_cache(cache))
             asking = tasks.create_task(server.parameters())
             # Asks nothing but whether we may push. A push that finds everything there would not notice otherwise.
             tasks.create_task(server.find_missing_chunks(cache, []))
     except BaseExceptionGroup as group:
         raise first_of(group) from group
-    closure, view, parameters = reading.result(), showing.result(), asking.result()
+    view, parameters = showing.result(), asking.result()
     if view.store_dir != store.store_dir.path:
         raise Conflict(f"cache {cache} is for the store directory {view.store_dir}, not {store.store_dir}")
-    return await plan_closure(server, view, parameters, closure, settings=settings, counts=counts)
+    return await plan_closure(server, view, parameters, reading.result(), settings=settings, counts=counts)
 
 
 async def plan_closure(
