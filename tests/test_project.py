@@ -8,6 +8,7 @@ from typing import NotRequired, TypedDict, cast
 
 import pytest
 
+from icehouse import __version__
 from tests.conftest import find_program
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +48,10 @@ def dependencies_with_a_reason() -> list[str]:
 
 def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
+
+
+def test_package_tells_the_version_of_the_project() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
 
 
 def test_readme_gives_each_runtime_dependency_one_reason() -> None:

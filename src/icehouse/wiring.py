@@ -19,7 +19,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +28,7 @@ import uvloop
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
+from icehouse import __version__
 from icehouse.api.server import ServerParameters
 from icehouse.client.issuer_documents import issuer_documents
 from icehouse.config import ServerSettings
@@ -123,7 +123,7 @@ def clock() -> int:
 def make_parameters(settings: ServerSettings) -> ServerParameters:
     """What the server tells clients that push."""
     return ServerParameters(
-        version=version("icehouse"),
+        version=__version__,
         public_url=settings.url,
         chunk_min_bytes=CHUNK_PARAMETERS.min_bytes,
         chunk_average_bytes=CHUNK_PARAMETERS.average_bytes,

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from icehouse import __version__
+
 COMPLETION_VARIABLE: Final = "_ICEHOUSE_COMPLETE"
 """In the environment of a process that is asked for completions, as typer's scripts for shells ask."""
 
@@ -16,9 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Carry out the command that *arguments* (by default those of the process) name, and leave with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given == ["--version"]:
-        from importlib.metadata import version
-
-        sys.stdout.write(f"icehouse {version('icehouse')}\n")
+        sys.stdout.write(f"icehouse {__version__}\n")
         return
     if COMPLETION_VARIABLE in os.environ:  # a shell asks, amid what a person types
         with contextlib.suppress(Exception), open(os.devnull, "w") as nothing, contextlib.redirect_stderr(nothing):  # noqa: PTH123

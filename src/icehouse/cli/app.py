@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Final
 import typer
 from typer.core import TyperGroup, TyperOption
 
+from icehouse import __version__
 from icehouse.cli.exits import EXIT_CODES_HELP
 from icehouse.cli.printer import VERBOSE_VARIABLE
 
@@ -143,7 +144,5 @@ def _icehouse(
 ) -> None:
     """Icehouse, a self-hosted binary cache for Nix."""
     if version:
-        from importlib.metadata import version as version_of
-
-        typer.echo(f"icehouse {version_of('icehouse')}")
+        typer.echo(f"icehouse {__version__}")
         raise typer.Exit

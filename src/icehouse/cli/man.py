@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from icehouse import __version__
 from icehouse.errors import NotFound
 
 _SECTION: Final = 1
@@ -74,13 +75,11 @@ def _walk(words: tuple[str, ...], command: Any, parent: Any) -> Iterator[Page]: 
 
 
 def _render(words: tuple[str, ...], command: Any, context: Any, below: Sequence[tuple[str, Any]]) -> str:  # noqa: ANN401  as above
-    from importlib.metadata import version
-
     title = "-".join(words)
     paragraphs = [" ".join(part.split()) for part in (command.help or "").split("\n\n")]
     summary = paragraphs[0].partition(". ")[0].rstrip(".")
     lines = [
-        f'.TH "{_escaped(title.upper())}" {_SECTION} "" "Icehouse {_escaped(version("icehouse"))}"',
+        f'.TH "{_escaped(title.upper())}" {_SECTION} "" "Icehouse {_escaped(__version__)}"',
         ".SH NAME",
         f"{_escaped(title)} \\- {_escaped(summary)}",
         ".SH SYNOPSIS",

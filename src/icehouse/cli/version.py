@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from icehouse import __version__
 from icehouse.cli.printer import Printer
 from icehouse.cli.services import JsonFlag, QuietFlag, Services, carry_out
 from icehouse.errors import NotFound
@@ -35,12 +36,10 @@ def version(
 
 async def run(options: VersionOptions, services: Services, printer: Printer) -> None:
     """Ask the server, if there is one, and print both versions."""
-    from importlib.metadata import version as version_of
-
     from icehouse.client.compatibility import compare_versions
     from icehouse.client.logins import Login, parse_server_url
 
-    ours = version_of("icehouse")
+    ours = __version__
     if options.server is not None:
         login = Login(parse_server_url(options.server))
     else:

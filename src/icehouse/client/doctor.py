@@ -7,13 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
 
+from icehouse import __version__
 from icehouse.api.tokens import TokenView
 from icehouse.client.compatibility import compare_versions
 from icehouse.client.daemon_messages import DaemonRequest, ask_daemon
@@ -87,7 +87,7 @@ class Surroundings:
 
 def check_installation(found: Findings, surroundings: Surroundings) -> None:
     """The programs."""
-    found.ok("icehouse", f"version {version('icehouse')}, Python {sys.version.split()[0]}")
+    found.ok("icehouse", f"version {__version__}, Python {sys.version.split()[0]}")
     nix = shutil.which("nix", path=surroundings.environment.get("PATH"))
     if nix is None:
         found.problem("nix", Unsupported("`nix` is not in PATH"), "Install Nix, or add it to PATH.")
@@ -124,7 +124,7 @@ async def check_login(found: Findings, surroundings: Surroundings, login: Login 
 
 
 def _check_version(found: Findings, server_version: str) -> None:
-    fault = compare_versions(version("icehouse"), server_version)
+    fault = compare_versions(__version__, server_version)
     if fault is not None:
         found.note("version", fault, "Bring the older one up to date.")
 

@@ -6,13 +6,13 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from http import HTTPStatus
-from importlib.metadata import version
 from typing import Final
 
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import BuilderError, PyreqwestError
 from pyreqwest.request import RequestBuilder
 
+from icehouse import __version__
 from icehouse.errors import InvalidFormat, Unavailable
 from icehouse.rules.id_tokens import MAX_KEYS_BYTES
 
@@ -75,7 +75,7 @@ async def issuer_documents() -> AsyncGenerator[IssuerDocuments]:
     """The documents of issuers; connections close at the end of the context."""
     client = (
         ClientBuilder()
-        .user_agent(f"icehouse/{version('icehouse')}")
+        .user_agent(f"icehouse/{__version__}")
         .connect_timeout(timedelta(seconds=_CONNECT_SECONDS))
         .timeout(timedelta(seconds=_SECONDS))
         .follow_redirects(enable=False)

@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
-from importlib.metadata import version
 from typing import Final, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -22,6 +21,7 @@ from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import BuilderError, PyreqwestError
 from pyreqwest.response import Response
 
+from icehouse import __version__
 from icehouse.api.audit import AuditPage
 from icehouse.api.caches import CacheConfigure, CacheCreate, CacheSize, CacheView
 from icehouse.api.collections import CollectionEvent, CollectionRequest, CollectionResult, PastCollection
@@ -592,7 +592,7 @@ async def connect(
     stamina.instrumentation.set_on_retry_hooks([])  # else each retry is a line on stderr, which is for people here
     client = (
         ClientBuilder()
-        .user_agent(f"icehouse/{version('icehouse')}")
+        .user_agent(f"icehouse/{__version__}")
         .connect_timeout(timedelta(seconds=CONNECT_SECONDS))
         .read_timeout(timedelta(seconds=SILENCE_SECONDS))
         .follow_redirects(enable=False)

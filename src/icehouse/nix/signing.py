@@ -8,15 +8,15 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, Protocol, Self
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from icehouse.errors import InvalidFormat
 from icehouse.nix.excerpts import excerpt
 from icehouse.nix.hashes import decode_base64, render_sha256
 from icehouse.nix.store_paths import StoreDir, StorePath
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 SEED_BYTES: Final = 32
 PUBLIC_KEY_BYTES: Final = 32
@@ -131,6 +131,10 @@ class PublicKey:
         """Tell whether *signature* carries this key's name and was made with it over *fingerprint*."""
         if signature.key_name != self.key_name:
             return False
+        # Here, since loading it takes every command 6 ms, and few have signatures to look at.
+        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+
         try:
             Ed25519PublicKey.from_public_bytes(self.key).verify(signature.value, fingerprint)
         except InvalidSignature:
@@ -150,6 +154,8 @@ class SecretKey:
         """Hold the promise about name and length, and expand the seed once for all signatures."""
         _check_key_name(self.key_name, "secret key")
         _check_length(self.seed, SEED_BYTES, f"the seed of secret key {self.key_name}")
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415  as above
+
         object.__setattr__(self, "_key", Ed25519PrivateKey.from_private_bytes(self.seed))
 
     @classmethod
