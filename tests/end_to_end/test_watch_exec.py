@@ -161,7 +161,11 @@ def test_a_command_that_cannot_be_started_gives_the_exit_codes_of_a_shell(admin:
 def test_a_signal_is_the_commands(admin: User, number: signal.Signals) -> None:
     name = number.name.removeprefix("SIG")
     script = f"trap 'echo caught; exit 7' {name}; echo ready; while :; do sleep 0.05; done"
-    process = admin.start("watch-exec", "team", "--", "sh", "-c", script)
+    ours = signal.signal(number, signal.SIG_DFL)  # below nohup it is ignored, and a shell traps nothing that was
+    try:
+        process = admin.start("watch-exec", "team", "--", "sh", "-c", script)
+    finally:
+        signal.signal(number, ours)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
