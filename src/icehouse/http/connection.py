@@ -36,11 +36,12 @@ _MAX_REPEATED_BYTES: Final = 1024
 _WAITING_BYTES: Final = 64 * 1024
 
 _TURN_BYTES: Final = 4 * 1024 * 1024
-"""Of files, to be sent before whatever else there is to do has its turn."""
+"""Of an answer, to be sent before whatever else there is to do has its turn, where no other answer is under way."""
 
 _SHARED_TURN_BYTES: Final = 1024 * 1024
-"""The same where other answers are under way. Connections that get the same file side by side then find its pages in
-the processor's cache."""
+"""The most of a file in one turn where others are under way; each part is a turn then. Connections that get the same
+file side by side find its pages in the processor's cache so: with several parts in a turn, a rebuilt NAR went out over
+16 connections at 0.77 of nginx's speed."""
 
 _LINES_OF_BODIES: Final = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 
@@ -235,7 +236,8 @@ class Connection(HttpToolsProtocol):
             await self._flush()
             if self.transport.is_closing():
                 return
-            count = min(left, self._whole_turn_bytes())
+            is_alone = len(self.server_state.tasks) == 1
+            count = left if is_alone else min(left, _SHARED_TURN_BYTES)
             try:
                 sent = os.sendfile(connected.fileno(), file, offset, count)
             except BlockingIOError:
@@ -250,7 +252,7 @@ class Connection(HttpToolsProtocol):
             offset += sent
             left -= sent
             cycle.expected_content_length -= sent
-            await self._let_others(sent, is_cut_off=sent < count)
+            await self._let_others(sent, is_due=sent < count or not is_alone)
 
     async def _send_between_files(self, cycle: RequestResponseCycle, body: bytes | bytearray) -> None:
         """Send what stands between parts of files. The transport would keep it until the event loop's next turn."""
@@ -268,17 +270,14 @@ class Connection(HttpToolsProtocol):
         if sent < len(body):
             self.transport.write(memoryview(body)[sent:])
         cycle.expected_content_length -= len(body)
-        await self._let_others(len(body), is_cut_off=sent < len(body))
+        await self._let_others(len(body), is_due=sent < len(body))
 
-    async def _let_others(self, sent: int, *, is_cut_off: bool) -> None:
-        """Let others have their turn, however fast this client reads: when it has had its own, or takes no more."""
+    async def _let_others(self, sent: int, *, is_due: bool) -> None:
+        """Let others have their turn, however fast this client reads: when it is due, and in any case in the end."""
         self._turn_bytes += sent
-        if is_cut_off or self._turn_bytes >= self._whole_turn_bytes():
+        if is_due or self._turn_bytes >= _TURN_BYTES:
             self._turn_bytes = 0
             await asyncio.sleep(0)
-
-    def _whole_turn_bytes(self) -> int:
-        return _TURN_BYTES if len(self.server_state.tasks) == 1 else _SHARED_TURN_BYTES
 
     def _set_cork(self, *, is_in: bool) -> None:
         """Have only whole segments go out, until the end of an answer.
