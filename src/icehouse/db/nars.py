@@ -1,7 +1,7 @@
 """Rows of NARs and their recipes."""
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select, update
@@ -47,16 +47,6 @@ def find_nars(connection: Connection, domain_id: int, nar_hashes: Collection[byt
 def find_recipe(connection: Connection, nar_id: int) -> bytes | None:
     """The encoded recipe of a NAR."""
     return connection.execute(select(recipe.c.body).where(recipe.c.nar_id == nar_id)).scalar()
-
-
-def find_recipes(connection: Connection, nar_ids: Sequence[int]) -> dict[int, bytes]:
-    """The encoded recipes of NARs, by NAR."""
-    found: dict[int, bytes] = {}
-    for start in range(0, len(nar_ids), _BATCH):
-        batch = nar_ids[start : start + _BATCH]
-        rows = connection.execute(select(recipe.c.nar_id, recipe.c.body).where(recipe.c.nar_id.in_(batch)))
-        found.update((row.nar_id, row.body) for row in rows)
-    return found
 
 
 def load_runs(connection: Connection, nar_ids: Collection[int]) -> dict[int, tuple[Run, ...]]:

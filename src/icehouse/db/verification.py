@@ -222,7 +222,7 @@ def list_domains(connection: Connection) -> list[int]:
 def load_pack_chunks(connection: Connection, pack_id: int, name: bytes) -> list[ChunkRow]:
     """The chunks of a pack that was not condemned, without those that are quarantined, in the order of their frames.
 
-    None if another pack has got the id meanwhile, which tells packs apart only while they are there.
+    Nothing if another pack has got the id meanwhile: an id tells packs apart only while they are there.
     """
     rows = connection.execute(
         select(

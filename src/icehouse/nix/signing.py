@@ -131,7 +131,7 @@ class PublicKey:
         """Tell whether *signature* carries this key's name and was made with it over *fingerprint*."""
         if signature.key_name != self.key_name:
             return False
-        # Here, since loading it takes every command 6 ms, and few have signatures to look at.
+        # Here, since loading it takes a command 6 ms, and few have signatures to look at.
         from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
 

@@ -13,9 +13,10 @@ from icehouse.api.publish import MissingAnswer, MissingRequest, PathBody, PathsA
 from icehouse.db.cache_settings import load_required_keys
 from icehouse.db.caches import CacheRow, UpstreamRow, get_cache, list_upstreams, next_generation
 from icehouse.db.chunks import ChunkRow, load_chunks
+from icehouse.db.collection import load_recipes
 from icehouse.db.engine import Database
 from icehouse.db.keys import KeyRow, list_keys
-from icehouse.db.nars import NarRow, find_nars, find_recipes, find_unsound
+from icehouse.db.nars import NarRow, find_nars, find_unsound
 from icehouse.db.paths import (
     ExternalRow,
     PathRow,
@@ -65,6 +66,7 @@ MAX_REFERENCES: Final = 10_000
 
 _TRIES: Final = 8
 _GROUP_BYTES: Final = 1024**3
+_GROUP_NARS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -570,7 +572,7 @@ def _journal_nars(connection: Connection, domain_id: int, nar_hashes: Sequence[b
     nars: list[JournalNar] = []
     for group in _grouped(find_nars(connection, domain_id, nar_hashes).values()):
         sizes = {row.id: row.nar_size for row in group}
-        bodies = find_recipes(connection, list(sizes))
+        bodies = load_recipes(connection, sizes.keys())
         recipes = {nar_id: parse_recipe(body, max_chunks=sizes[nar_id]) for nar_id, body in bodies.items()}
         chunks = load_chunks(connection, domain_id, [run for recipe in recipes.values() for run in recipe.runs])
         nars += [_journal_nar(row, recipes[row.id], chunks) for row in group if row.id in recipes]
@@ -582,7 +584,7 @@ def _grouped(rows: Iterable[NarRow]) -> Iterator[list[NarRow]]:
     group: list[NarRow] = []
     size = 0
     for row in rows:
-        if group and size + row.nar_size > _GROUP_BYTES:
+        if group and (size + row.nar_size > _GROUP_BYTES or len(group) == _GROUP_NARS):
             yield group
             group, size = [], 0
         group.append(row)

@@ -19,10 +19,6 @@ from icehouse.rules.packs import Places, parse_places
 from icehouse.rules.recipes import Recipe
 from icehouse.storage.blobs import BlobKey, BlobStore, FilePart
 
-_EXTENT_BYTES: Final = 200
-_PATCH_BYTES: Final = 16
-_HASH_BYTES: Final = 80
-
 T = TypeVar("T")
 
 BLOCK_BYTES: Final = 1024 * 1024
@@ -33,6 +29,10 @@ PART_BYTES: Final = 4 * 1024 * 1024
 
 _BARE_BYTES: Final = 128 * 1024
 """What is shorter is copied: another call of the kernel costs as much as to copy this."""
+
+_EXTENT_BYTES: Final = 200  # of memory, as the next two: for an extent or a stretch, a patch, a store hash
+_PATCH_BYTES: Final = 16
+_HASH_BYTES: Final = 80
 
 READ_AHEAD_BLOCKS: Final = 4
 """How many blocks of one answer are read at once while they do not come from memory."""
