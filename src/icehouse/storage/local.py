@@ -115,10 +115,8 @@ class LocalBlobStore:
 
         `None` too for a file that is not open yet, as `read_warm`, and on kernels that do not tell what is in memory.
         """
-        file = self._open_files.find(key)
-        if file is None or offset < 0 or os.fstat(file.descriptor).st_size < offset + size:
-            return None
-        if not is_cached(file.descriptor, offset, size):
+        file = self._open_files.find(key, min_bytes=offset + size)
+        if file is None or offset < 0 or not is_cached(file.descriptor, offset, size):
             return None
         return FilePart(file.descriptor, offset, size, file)
 
@@ -332,10 +330,16 @@ class _OpenFiles:
         self._lock: Final = threading.Lock()
         self._forgotten = 0
 
-    def find(self, key: str) -> _File | None:
-        """The file of *key* if it is open, and still has its name: another process may have deleted or replaced it."""
+    def find(self, key: str, *, min_bytes: int = 0) -> _File | None:
+        """The file of *key* if it is open, has that many bytes, and still has its name.
+
+        Another process may have deleted or replaced it.
+        """
         file = self._files.get(key)
-        if file is None or not os.fstat(file.descriptor).st_nlink:
+        if file is None:
+            return None
+        status = os.fstat(file.descriptor)
+        if not status.st_nlink or status.st_size < min_bytes:
             return None
         file.was_used = True
         return file

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from struct import Struct
 from typing import Final, Protocol, TypeVar
 
 from icehouse.errors import Corrupt, InvalidFormat
@@ -33,6 +34,9 @@ _BARE_BYTES: Final = 128 * 1024
 _EXTENT_BYTES: Final = 200  # of memory, as the next two: for an extent or a stretch, a patch, a store hash
 _PATCH_BYTES: Final = 16
 _HASH_BYTES: Final = 80
+
+_write_hash: Final = Struct(f"{STORE_HASH_BYTES}s").pack_into
+"""Takes a third of the time of an assignment to a slice."""
 
 READ_AHEAD_BLOCKS: Final = 4
 """How many blocks of one answer are read at once while they do not come from memory."""
@@ -274,15 +278,14 @@ class NarFile:
 
     def _patch(self, block: bytearray, start: int, stop: int) -> None:
         offsets = self._patch_offsets
-        if not offsets:
-            return
-        hashes = self._hashes
         first = bisect_left(offsets, max(0, start - STORE_HASH_BYTES + 1))
         end = bisect_left(offsets, stop, first)
-        for offset, index in zip(offsets[first:end], self._patches[first:end], strict=True):
-            at = offset - start
-            if 0 <= at <= stop - start - STORE_HASH_BYTES:
-                block[at : at + STORE_HASH_BYTES] = hashes[index]
-            else:  # it begins before the block, ends after it, or both
-                first_byte, end_byte = max(0, at), min(stop - start, at + STORE_HASH_BYTES)
-                block[first_byte:end_byte] = hashes[index][first_byte - at : end_byte - at]
+        if first == end:
+            return
+        hashes = self._hashes
+        for border in {first, end - 1}:  # each of the two may begin before the block or end after it
+            at = offsets[border] - start
+            first_byte, end_byte = max(0, at), min(stop - start, at + STORE_HASH_BYTES)
+            block[first_byte:end_byte] = hashes[self._patches[border]][first_byte - at : end_byte - at]
+        for offset, index in zip(offsets[first + 1 : end - 1], self._patches[first + 1 : end - 1], strict=True):
+            _write_hash(block, offset - start, hashes[index])
