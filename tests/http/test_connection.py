@@ -18,9 +18,11 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from icehouse.http import connection as connection_module
 from icehouse.http.asgi import Head, Header, Receive, Scope, Send, SmallAnswer
 from icehouse.http.connection import IDLE_SECONDS, MAX_HEAD_BYTES, Connection
-from icehouse.http.streaming import ZERO_COPY, has_zero_copy
+from icehouse.http.streaming import PIECES, takes_pieces
+from icehouse.storage.blobs import FilePart, Piece
 from tests.http.running import RunningServer
 
 ABSENT = "/nowhere/nix-cache-info"
@@ -356,7 +358,7 @@ class FakeTransport:
 
 
 class Files:
-    """An application that sends *data*, which is in *file*, in parts of the file and in blocks, by turns."""
+    """An application that sends *data*, which is in *file*, in parts of the file, in memory and in blocks, by turns."""
 
     def __init__(self, data: bytes, file: int) -> None:
         self.data = data
@@ -370,19 +372,23 @@ class Files:
         assert isinstance(peer, str)
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        assert has_zero_copy(scope)
+        assert takes_pieces(scope)
         await send(
             {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(self.data))]}
         )
-        sizes = random.Random(1)
+        chance = random.Random(1)
         position = 0
         while position < len(self.data):
-            size = min(sizes.choice([1, 3000, 700_000]), len(self.data) - position)
-            message: dict[str, Any] = {"type": "http.response.body", "body": self.data[position : position + size]}
-            if sizes.random() < 0.5:
-                message = {"type": ZERO_COPY, "file": self._file, "offset": position, "count": size}
-            await send(message | {"more_body": True})
-            position += size
+            pieces: list[Piece] = []
+            for _ in range(chance.choice([1, 1, 10])):
+                size = min(chance.choice([1, 3000, 700_000]), len(self.data) - position)
+                data = self.data[position : position + size]
+                pieces.append(data if chance.random() < 0.5 else FilePart(self._file, position, size, self))
+                position += size
+            if len(pieces) == 1 and isinstance(pieces[0], bytes):
+                await send({"type": "http.response.body", "body": pieces[0], "more_body": True})
+            else:
+                await send({"type": PIECES, "pieces": pieces})
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -395,14 +401,62 @@ async def test_parts_of_files_and_blocks_arrive_in_their_order(receive_buffer: i
         await download_thrice(Files(file.read(), file.fileno()), receive_buffer)
 
 
-async def download_thrice(app: Files, receive_buffer: int) -> None:
+class LateTransport:
+    """A transport that sends nothing before the event loop's next turn."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._waiting: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  whatever a transport has
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        asyncio.get_running_loop().call_soon(self._send)
+        self._waiting.append(data)
+
+    def get_write_buffer_size(self) -> int:
+        return sum(map(len, self._waiting)) + self._transport.get_write_buffer_size()
+
+    def close(self) -> None:
+        asyncio.get_running_loop().call_soon(self._transport.close)
+
+    def _send(self) -> None:
+        self._transport.write(self._waiting.pop(0))
+
+
+class LateConnection(Connection):
+    """One of which the kernel takes nothing now and then."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(cast("asyncio.Transport", LateTransport(transport)))
+
+
+async def test_connection_that_is_full_now_and_then_changes_no_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(2)
+    send = connection_module._send_now  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  the call of the kernel
+
+    def send_a_little(descriptor: int, piece: Piece, start: int, count: int) -> int:
+        if chance.random() < 0.3:
+            raise BlockingIOError
+        return send(descriptor, piece, start, chance.choice([min(count, 1000), count]))
+
+    monkeypatch.setattr(connection_module, "_send_now", send_a_little)
+    with tempfile.TemporaryFile() as file:
+        file.write(os.urandom(4_000_000))
+        file.flush()
+        file.seek(0)
+        await download_thrice(Files(file.read(), file.fileno()), 4_000_000, LateConnection)
+
+
+async def download_thrice(app: Files, receive_buffer: int, kind: type[Connection] = Connection) -> None:
     config = configure(app)
     state = ServerState()
     loop = asyncio.get_running_loop()
     made: list[Connection] = []
 
     def make() -> Connection:
-        made.append(Connection(config, state, {}))
+        made.append(kind(config, state, {}))
         return made[-1]
 
     listener = await loop.create_server(make, "127.0.0.1", 0)

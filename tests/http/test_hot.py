@@ -31,7 +31,7 @@ from icehouse.nix.narinfo import parse_narinfo, render_narinfo
 from icehouse.rules.access import Permission, Token, hash_token, make_token
 from icehouse.services.access import Access, HotAccess
 from icehouse.services.traffic import CacheTraffic
-from icehouse.storage.blobs import FilePart
+from icehouse.storage.blobs import Piece
 from tests.http.asgi_client import Answer, ask, make_scope
 from tests.http.asgi_client import Connection as ClientConnection
 
@@ -68,8 +68,8 @@ class Nar:
             self.blocks_read += 1
             yield self.data[place : min(place + 100, stop)]
 
-    def parts(self, start: int, stop: int) -> AsyncIterator[bytearray | FilePart]:
-        raise NotImplementedError  # these clients have no zero copy
+    def parts(self, start: int, stop: int) -> AsyncIterator[bytearray | list[Piece]]:
+        raise NotImplementedError  # these clients take no pieces
 
 
 @dataclass

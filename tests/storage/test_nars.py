@@ -224,13 +224,41 @@ async def test_border_of_two_blocks_may_fall_anywhere_in_a_store_hash() -> None:
 async def read_parts(file: NarFile, start: int, stop: int) -> tuple[bytes, int]:
     """The bytes, and how many of them lie in files."""
     data, in_files = b"", 0
-    async for part in file.parts(start, stop):
-        if isinstance(part, FilePart):
-            data += os.pread(part.descriptor, part.size, part.offset)
-            in_files += part.size
-        else:
-            data += part
+    async for block in file.parts(start, stop):
+        for piece in block if isinstance(block, list) else [block]:
+            if isinstance(piece, FilePart):
+                data += os.pread(piece.descriptor, piece.size, piece.offset)
+                in_files += piece.size
+            else:
+                data += piece
     return data, in_files
+
+
+async def copies(file: NarFile) -> list[bytes | bytearray]:
+    """What `parts` gives of the whole file that is not left in a file."""
+    pieces = [piece async for block in file.parts(0, file.file_size) if isinstance(block, list) for piece in block]
+    return [piece for piece in pieces if not isinstance(piece, FilePart)]
+
+
+@pytest.mark.parametrize("is_enough", [True, False])
+async def test_copies_are_kept_where_they_are_few(tmp_path: Path, *, is_enough: bool) -> None:
+    sample = join([noise("a", 300_000), None, noise("b", 1000), None, noise("c", 300_000), None, noise("d", 5000)])
+    stored = store([[sample]], LocalBlobStore(tmp_path))
+    recipe = stored.recipe([1, 1], "kept")
+    expected, _ = stored.contents(recipe)
+    file = stored.file(recipe)
+    file.read(0, file.file_size)  # which opens the pack
+    before = file.layout_bytes
+    first = await copies(file)
+    size = sum(map(len, first))
+    assert [piece is again for piece, again in zip(first, await copies(file), strict=True)] == [False] * len(first)
+    file.keep_copies(max_bytes=size if is_enough else size - 1)
+    assert file.layout_bytes == before + is_enough * size
+    first = await copies(file)
+    assert [piece is again for piece, again in zip(first, await copies(file), strict=True)] == [is_enough] * len(first)
+    for start, stop in ((0, file.file_size), (300_010, 301_500), (300_010, file.file_size), (0, 300_020)):
+        assert (await read_parts(file, start, stop))[0] == expected[start:stop]
+    assert len(first) > 1
 
 
 @pytest.mark.parametrize("is_warm", [True, False], ids=["warm", "cold"])

@@ -21,7 +21,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from icehouse.http.asgi import Header, Message, SmallAnswer
-from icehouse.http.streaming import ZERO_COPY
+from icehouse.http.streaming import PIECES
+from icehouse.storage.blobs import FilePart, Piece
 
 IDLE_SECONDS: Final = 75
 """How long a connection may wait for the whole head of a request, the first one or the next. Nix and curl reuse one for
@@ -193,7 +194,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         async def run(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401  uvicorn's types are unions of dicts
-            scope["extensions"] = {ZERO_COPY: {}}
+            scope["extensions"] = {PIECES: {}}
 
             async def receive_to_the_end() -> Message:
                 if not (self._has_ended and cycle.more_body and not cycle.body):
@@ -203,10 +204,8 @@ class Connection(HttpToolsProtocol):
                 return {"type": "http.disconnect"}
 
             async def send_any(message: Message) -> None:
-                if message["type"] == ZERO_COPY:
-                    await self._send_file(cycle, message)
-                elif self._is_corked and message.get("more_body"):
-                    await self._send_between_files(cycle, message["body"])
+                if message["type"] == PIECES:
+                    await self._send_pieces(cycle, message["pieces"])
                 else:
                     await send(message)
 
@@ -217,67 +216,54 @@ class Connection(HttpToolsProtocol):
 
         super()._start_asgi_task(cycle, run)
 
-    async def _send_file(self, cycle: RequestResponseCycle, message: Message) -> None:
-        """Have the kernel copy a part of a file, which is in memory, into the connection.
+    async def _send_pieces(self, cycle: RequestResponseCycle, pieces: list[Piece]) -> None:
+        """Send *pieces* without the transport, which keeps what it gets until the event loop's next turn.
 
-        Nothing may be left in the buffer of the transport then, or bytes would overtake others. Where the connection
-        takes no more, one small piece goes through the transport, which waits as it does for any other.
+        Nothing may be left in its buffer then, or bytes would overtake others. Where the connection takes no more, a
+        little goes through the transport all the same, which waits as it does for anything else.
 
         Raises:
-            RuntimeError: the file is shorter.
+            RuntimeError: a file is shorter than its part.
         """
-        file, offset, left = cast("tuple[int, int, int]", (message["file"], message["offset"], message["count"]))
-        if self.transport.is_closing():
+        if not await self._flush():
             return
-        self.transport.set_write_buffer_limits(high=0)  # then `drain` waits until all of it is out
-        connected: socket.socket = self.transport.get_extra_info("socket")
         self._set_cork(is_in=True)
-        while left:
-            await self._flush()
-            if self.transport.is_closing():
-                return
-            is_alone = len(self.server_state.tasks) == 1
-            count = left if is_alone else min(left, _SHARED_TURN_BYTES)
-            try:
-                sent = os.sendfile(connected.fileno(), file, offset, count)
-            except BlockingIOError:
-                piece = os.pread(file, min(left, _WAITING_BYTES), offset)
-                self.transport.write(piece)
-                sent = len(piece)
-            except OSError:
-                self.transport.abort()
-                return
-            if not sent:
-                raise RuntimeError("a file became shorter while it was sent")
-            offset += sent
-            left -= sent
-            cycle.expected_content_length -= sent
-            await self._let_others(sent, is_due=sent < count or not is_alone)
-
-    async def _send_between_files(self, cycle: RequestResponseCycle, body: bytes | bytearray) -> None:
-        """Send what stands between parts of files. The transport would keep it until the event loop's next turn."""
-        await self._flush()
-        if self.transport.is_closing():
-            return
         connected: socket.socket = self.transport.get_extra_info("socket")
-        try:
-            sent = os.write(connected.fileno(), body)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self.transport.abort()
-            return
-        if sent < len(body):
-            self.transport.write(memoryview(body)[sent:])
-        cycle.expected_content_length -= len(body)
-        await self._let_others(len(body), is_due=sent < len(body))
+        for piece in pieces:
+            left = size = len(piece)
+            while left:
+                is_alone = len(self.server_state.tasks) == 1
+                count = left if is_alone else min(left, _SHARED_TURN_BYTES)
+                try:
+                    sent = _send_now(connected.fileno(), piece, size - left, count)
+                    is_due = sent < count or (not is_alone and isinstance(piece, FilePart))
+                except BlockingIOError:
+                    waiting = _read(piece, size - left, min(left, _WAITING_BYTES))
+                    self.transport.write(waiting)
+                    sent, is_due = len(waiting), True
+                except OSError:
+                    self.transport.abort()
+                    return
+                if not sent:
+                    raise RuntimeError("a file became shorter while it was sent")
+                left -= sent
+                cycle.expected_content_length -= sent
+                self._turn_bytes += sent
+                if is_due or self._turn_bytes >= _TURN_BYTES:
+                    self._turn_bytes = 0
+                    await asyncio.sleep(0)  # however fast this client reads
+                    if not await self._flush():
+                        return
 
-    async def _let_others(self, sent: int, *, is_due: bool) -> None:
-        """Let others have their turn, however fast this client reads: when it is due, and in any case in the end."""
-        self._turn_bytes += sent
-        if is_due or self._turn_bytes >= _TURN_BYTES:
-            self._turn_bytes = 0
-            await asyncio.sleep(0)
+    async def _flush(self) -> bool:
+        """Wait until all of the transport's buffer is out; whether there still is a connection."""
+        self.transport.set_write_buffer_limits(high=0)  # then `drain` waits for all of it
+        while not self.transport.is_closing() and self.transport.get_write_buffer_size():
+            if self.flow.write_paused:
+                await self.flow.drain()
+            else:
+                await asyncio.sleep(0)
+        return not self.transport.is_closing()
 
     def _set_cork(self, *, is_in: bool) -> None:
         """Have only whole segments go out, until the end of an answer.
@@ -289,13 +275,6 @@ class Connection(HttpToolsProtocol):
             self._is_corked = is_in
             connected: socket.socket = self.transport.get_extra_info("socket")
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, is_in)
-
-    async def _flush(self) -> None:
-        while not self.transport.is_closing() and self.transport.get_write_buffer_size():
-            if self.flow.write_paused:
-                await self.flow.drain()
-            else:
-                await asyncio.sleep(0)
 
     def _is_waiting(self) -> bool:
         """Whether all requests that began are answered."""
@@ -371,3 +350,21 @@ class Connection(HttpToolsProtocol):
 
 
 _common: tuple[list[Header], bytes] = ([], b"")
+
+
+def _send_now(connection: int, piece: Piece, start: int, count: int) -> int:
+    """Have the kernel take *count* bytes of *piece* at most, from *start* on; how many it took.
+
+    Raises:
+        BlockingIOError: it takes none now.
+        OSError: the connection is lost.
+    """
+    if isinstance(piece, FilePart):
+        return os.sendfile(connection, piece.descriptor, piece.offset + start, count)
+    return os.write(connection, memoryview(piece)[start : start + count])
+
+
+def _read(piece: Piece, start: int, count: int) -> bytes:
+    if isinstance(piece, FilePart):
+        return os.pread(piece.descriptor, count, piece.offset + start)
+    return bytes(memoryview(piece)[start : start + count])

@@ -43,11 +43,11 @@ from icehouse.http.files import (
 from icehouse.http.metrics import RouteCounters, ServerCounters
 from icehouse.http.ranges import ByteRange
 from icehouse.http.recent_answers import KeptNar, KeptNarinfo, RecentAnswers
-from icehouse.http.streaming import ClientLeft, has_zero_copy, send_blocks
+from icehouse.http.streaming import ClientLeft, send_blocks, takes_pieces
 from icehouse.nix import nix32
 from icehouse.services.access_times import PathUses
 from icehouse.services.traffic import CacheTraffic
-from icehouse.storage.blobs import FilePart
+from icehouse.storage.blobs import Piece
 
 _LETTER: Final = "[0-9a-df-np-sv-z]"
 HOT_ROUTES: Final = {
@@ -93,7 +93,7 @@ _log = structlog.get_logger(__name__)
 class OpenNar(OpenFile, Protocol):
     """The file of a NAR."""
 
-    def parts(self, start: int, stop: int) -> AsyncIterator[bytearray | FilePart]:
+    def parts(self, start: int, stop: int) -> AsyncIterator[bytearray | list[Piece]]:
         """As `blocks`, with parts of files in place of some."""
         ...
 
@@ -353,7 +353,7 @@ class HotRoutes:
             if part is None or is_head:
                 await send({"type": "http.response.body", "body": b""})
             else:
-                read = nar.parts if has_zero_copy(scope) else nar.blocks
+                read = nar.parts if takes_pieces(scope) else nar.blocks
                 sent = await send_blocks(read(part.start, part.stop), receive, send)
         except ClientLeft:
             _log.debug("client left", cache=cache, nar_hash=nar_hash)

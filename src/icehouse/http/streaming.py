@@ -8,29 +8,29 @@ from typing import Final
 
 from icehouse.errors import InvalidFormat, TooLarge
 from icehouse.http.asgi import Receive, Scope, Send
-from icehouse.storage.blobs import FilePart
+from icehouse.storage.blobs import Piece
 
 IDLE_SECONDS: Final = 120
 """How long a body may pause. Whoever sends holds one of few places."""
 
-
-ZERO_COPY: Final = "http.response.zerocopysend"
-"""The extension of ASGI by which the kernel copies bytes of a file into the connection."""
+PIECES: Final = "icehouse.response.pieces"
+"""Our server's extension of ASGI: a message with a part of a body as a list of `pieces`. What is in a file, the kernel
+copies into the connection."""
 
 
 class ClientLeft(Exception):
     """The client closed the connection before its request or its answer was complete."""
 
 
-def has_zero_copy(scope: Scope) -> bool:
-    """Whether the server that got this request takes parts of files."""
-    return ZERO_COPY in (scope.get("extensions") or {})
+def takes_pieces(scope: Scope) -> bool:
+    """Whether the server that got this request has `PIECES`."""
+    return PIECES in (scope.get("extensions") or {})
 
 
-async def send_blocks(blocks: AsyncIterator[bytes | bytearray | FilePart], receive: Receive, send: Send) -> int:
+async def send_blocks(blocks: AsyncIterator[bytes | bytearray | list[Piece]], receive: Receive, send: Send) -> int:
     """Send *blocks* as the rest of a body whose start was sent, and give the number of bytes sent.
 
-    Parts of files are only for a server that has `ZERO_COPY`.
+    Lists of pieces are only for a server that has `PIECES`.
 
     The server waits in `send` while the client is slow, and says nothing there when the client is gone; that is only
     to be heard from `receive`, which is listened to beside. When the client leaves, no further block is asked for.
@@ -44,10 +44,9 @@ async def send_blocks(blocks: AsyncIterator[bytes | bytearray | FilePart], recei
         async for block in blocks:
             if leaving.done():
                 raise ClientLeft
-            if isinstance(block, FilePart):
-                part = {"file": block.descriptor, "offset": block.offset, "count": block.size}
-                await send({"type": ZERO_COPY, "more_body": True, **part})
-                sent += block.size
+            if isinstance(block, list):
+                await send({"type": PIECES, "pieces": block})
+                sent += sum(map(len, block))
             else:
                 await send({"type": "http.response.body", "body": block, "more_body": True})
                 sent += len(block)

@@ -23,6 +23,7 @@ LayOut = Callable[[BlobStore, int, Recipe, Mapping[int, StoredChunk]], T]
 _SHORT_RECIPE_BYTES: Final = 1024
 _FEW_CHUNKS: Final = 64
 _KEPT_BYTES: Final = 16 * 1024 * 1024
+_KEPT_COPIES_BYTES: Final = 4 * 1024 * 1024  # of one NAR
 
 
 class NarFiles:
@@ -55,7 +56,7 @@ class NarFiles:
                 self._kept_bytes, self._kept_state = 0, state
             found = self._kept.get(nar_id) or self._open_short(nar_id, NarFile)
         if found is None:
-            found = await self._open_long(nar_id, NarFile)
+            found = await self._open_long(nar_id, _lay_out_to_keep)
             if state == self._kept_state:  # laid out from this state or a later one; if that differs, it goes soon
                 self._keep(nar_id, found)
         return found
@@ -113,6 +114,12 @@ class NarFiles:
             return lay_out(self._blobs, row.domain_id, recipe, chunks)
         except KeyError as exc:
             raise Corrupt(f"NAR {render_sha256(row.nar_hash)} names chunk {exc}, which is not there") from exc
+
+
+def _lay_out_to_keep(blobs: BlobStore, domain_id: int, recipe: Recipe, chunks: Mapping[int, StoredChunk]) -> NarFile:
+    nar = NarFile(blobs, domain_id, recipe, chunks)
+    nar.keep_copies(max_bytes=_KEPT_COPIES_BYTES)
+    return nar
 
 
 def _get_recipe_row(connection: sqlite3.Connection, nar_id: int) -> RecipeRow:

@@ -32,6 +32,13 @@ class FilePart:
     size: int
     owner: object = field(repr=False)
 
+    def __len__(self) -> int:
+        return self.size
+
+
+Piece = bytes | bytearray | FilePart
+"""Of an answer."""
+
 
 class BlobWriter(Protocol):
     """A blob in the making. Used by one thread at a time; its methods block and belong in a worker thread."""

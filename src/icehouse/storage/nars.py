@@ -18,7 +18,7 @@ from icehouse.errors import Corrupt, InvalidFormat
 from icehouse.rules.chunks import STORE_HASH_BYTES
 from icehouse.rules.packs import Places, parse_places
 from icehouse.rules.recipes import Recipe
-from icehouse.storage.blobs import BlobKey, BlobStore, FilePart
+from icehouse.storage.blobs import BlobKey, BlobStore, FilePart, Piece
 
 T = TypeVar("T")
 
@@ -99,13 +99,16 @@ class _Extent:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Bare:
-    """A stretch of the file, from `start` to before `end`, that stands in one pack as it is served."""
+@dataclass(slots=True)
+class _Stretch:
+    """A stretch of the file, from `start` to before `end`."""
 
     start: int
     end: int
-    extent: _Extent
+    extent: _Extent | None = None
+    """Of the pack where the stretch stands as it is served, and is long."""
+    kept: bytearray | None = None
+    """What is served of another one, read and patched before."""
 
 
 class NarFile:
@@ -121,6 +124,8 @@ class NarFile:
             Corrupt: a row is damaged, or the recipe and the rows disagree.
         """
         self._blobs = blobs
+        self._kept_bytes = 0
+        """Of all that may be kept of the stretches that are copied."""
         self._hashes = recipe.hashes
         self._extents: list[_Extent] = []
         self._patch_offsets = array("Q")  # in the file, ascending
@@ -151,12 +156,19 @@ class NarFile:
             self._extents.append(_Extent(key, chunk.pack_offset, self.file_size, chunk.stored_bytes))
         self.file_size += chunk.stored_bytes
 
+    def keep_copies(self, *, max_bytes: int) -> None:
+        """Have `parts` keep what it copies and patches, for who asks next, if that is not more in all.
+
+        Blocks, where there are many patches.
+        """
+        copied = sum(stretch.end - stretch.start for stretch in self._stretches if stretch.extent is None)
+        self._kept_bytes = copied if copied <= max_bytes else 0
+
     @property
     def layout_bytes(self) -> int:
         """The most memory that it takes, about."""
-        patches, extents = len(self._patches), len(self._extents)
-        stretches = min(patches, self.file_size // _BARE_BYTES) + extents
-        return _EXTENT_BYTES * (extents + stretches) + _PATCH_BYTES * patches + _HASH_BYTES * len(self._hashes)
+        extents = _EXTENT_BYTES * (len(self._extents) + len(self._stretches))
+        return extents + _PATCH_BYTES * len(self._patches) + _HASH_BYTES * len(self._hashes) + self._kept_bytes
 
     def blocks(self, start: int, stop: int) -> AsyncIterator[bytearray]:
         """The bytes of the file from *start* to before *stop*, in pieces of about 1 MiB that the caller owns.
@@ -170,8 +182,11 @@ class NarFile:
         """
         return self._parts(start, stop, self._read_warm)
 
-    def parts(self, start: int, stop: int) -> AsyncIterator[bytearray | FilePart]:
-        """As `blocks`; but what is in memory, and needs no patch, comes as a part of an open file."""
+    def parts(self, start: int, stop: int) -> AsyncIterator[bytearray | list[Piece]]:
+        """As `blocks`; but what is in memory comes in lists, and where it needs no patch as a part of an open file.
+
+        They belong to the file, and so does what is in them.
+        """
         return self._parts(start, stop, self._find_or_read_warm)
 
     async def _parts(
@@ -225,42 +240,70 @@ class NarFile:
         self._patch(block, start, end)
         return end, block
 
-    def _find_or_read_warm(self, start: int, stop: int) -> tuple[int, bytearray | FilePart | None]:
-        """As `_read_warm`; what is in a file as it is needed stays there."""
-        index = bisect_right(self._bare_ends, start)
-        if index == len(self._bare):
-            return self._read_warm(start, stop)
-        bare = self._bare[index]
-        if bare.start > start:
-            return self._read_warm(start, min(bare.start, stop))
-        end = min(bare.end, start + PART_BYTES, stop)
-        part = self._blobs.find_warm(
-            bare.extent.key, bare.extent.pack_offset + start - bare.extent.file_offset, end - start
-        )
-        return (end, part) if part is not None else self._read_warm(start, end)
+    def _find_or_read_warm(self, start: int, stop: int) -> tuple[int, list[Piece] | None]:
+        """As much from *start* on as is in memory and is sent at once: its end, and it if there is any.
+
+        Without any, the end is that of a block to be read.
+        """
+        stop = min(start + PART_BYTES, stop)
+        pieces: list[Piece] = []
+        index = bisect_right(self._stretch_ends, start)
+        end, copied = start, 0
+        while (position := end) < stop and copied < BLOCK_BYTES:
+            stretch = self._stretches[index]
+            end, piece = self._take_warm(stretch, position, min(stretch.end, stop))
+            if piece is None:
+                return (position, pieces) if pieces else (min(start + BLOCK_BYTES, stop), None)
+            pieces.append(piece)
+            if not isinstance(piece, FilePart):
+                copied += len(piece)
+            if end == stretch.end:
+                index += 1
+        return end, pieces
+
+    def _take_warm(self, stretch: _Stretch, start: int, end: int) -> tuple[int, Piece | None]:
+        """As `_read_warm`, within a stretch; what is in a file as it is needed stays there."""
+        if stretch.extent is not None:
+            offset = stretch.extent.pack_offset + start - stretch.extent.file_offset
+            part = self._blobs.find_warm(stretch.extent.key, offset, end - start)
+            return (end, part) if part is not None else self._read_warm(start, end)
+        is_whole = start == stretch.start and end == stretch.end
+        if is_whole and stretch.kept is not None:
+            return end, stretch.kept
+        end, block = self._read_warm(start, end)
+        if is_whole and block is not None and end == stretch.end and self._kept_bytes:
+            stretch.kept = block
+        return end, block
 
     @cached_property
-    def _bare(self) -> list[_Bare]:
-        """The long stretches that need no patch, in order."""
-        found: list[_Bare] = []
+    def _stretches(self) -> list[_Stretch]:
+        """The whole file, in order."""
+        found: list[_Stretch] = []
         offsets = self._patch_offsets
         starts = chain((0,), (offset + STORE_HASH_BYTES for offset in offsets))
+        position = 0
         for start, end in zip(starts, chain(offsets, (self.file_size,)), strict=True):
             if end - start >= _BARE_BYTES:
-                found.extend(self._split(start, end))
+                for bare in self._split(start, end):
+                    if bare.start > position:
+                        found.append(_Stretch(position, bare.start))
+                    found.append(bare)
+                    position = bare.end
+        if position < self.file_size:
+            found.append(_Stretch(position, self.file_size))
         return found
 
     @cached_property
-    def _bare_ends(self) -> list[int]:
-        return [bare.end for bare in self._bare]
+    def _stretch_ends(self) -> list[int]:
+        return [stretch.end for stretch in self._stretches]
 
-    def _split(self, start: int, end: int) -> Iterator[_Bare]:
-        """A stretch as it lies in extents, without what is short."""
+    def _split(self, start: int, end: int) -> Iterator[_Stretch]:
+        """A stretch without patches as it lies in extents, without what is short."""
         for index in range(bisect_right(self._extent_starts, start) - 1, bisect_left(self._extent_starts, end)):
             extent = self._extents[index]
             first, last = max(start, extent.file_offset), min(end, extent.file_offset + extent.size)
             if last - first >= _BARE_BYTES:
-                yield _Bare(first, last, extent)
+                yield _Stretch(first, last, extent)
 
     def _pieces(self, start: int, stop: int, view: memoryview) -> list[tuple[BlobKey, int, memoryview]]:
         """Where the bytes come from, and where in *view* they go."""
