@@ -16,9 +16,9 @@ from blake3 import blake3
 from pyfastcdc import FastCDC
 
 from icehouse.rules import packs
-from icehouse.rules.chunks import CHUNK_PARAMETERS, IDENTITY_BYTES, MAX_CHUNK_BYTES, chunk_identity
+from icehouse.rules.chunks import CHUNK_NAME_BYTES, CHUNK_PARAMETERS, IDENTITY_BYTES, MAX_CHUNK_BYTES, chunk_identity
 from icehouse.rules.frames import Frame, fill_in_hashes, prove_frame
-from icehouse.rules.journal import CHUNK_NAME_BYTES, JournalEntry, parse_journal_entry, render_journal_entry
+from icehouse.rules.journal import JournalEntry, parse_journal_entry, render_journal_entry
 from icehouse.rules.packs import NO_PLACES, PackEntry, Places, parse_index, parse_pack_end, parse_places, parse_trailer
 from icehouse.rules.recipes import MAX_RECIPE_BYTES, make_recipe, parse_recipe, render_recipe
 from icehouse.rules.varints import encode_varints

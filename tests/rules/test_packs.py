@@ -218,7 +218,7 @@ def test_pack_over_its_size_is_refused() -> None:
 
 
 def test_too_many_entries_are_refused_before_they_are_read() -> None:
-    entries = [PackEntry(index.to_bytes(32, "big"), 10, 10, NO_PLACES) for index in range(MAX_PACK_ENTRIES)]
+    entries = [PackEntry(index.to_bytes(32, "little"), 10, 10, NO_PLACES) for index in range(MAX_PACK_ENTRIES)]
     assert len(parse_index(render_index(entries))) == MAX_PACK_ENTRIES
     with pytest.raises(TooLarge, match=f"{MAX_PACK_ENTRIES + 1} chunks"):
         parse_index(encode_varints([1, MAX_PACK_ENTRIES + 1]))

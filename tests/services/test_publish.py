@@ -21,8 +21,9 @@ from icehouse.nix.content_address import ContentAddress, IngestionMethod, make_f
 from icehouse.nix.hashes import HashAlgorithm, NixHash
 from icehouse.nix.signing import PathInfo, SecretKey, Signature, fingerprint
 from icehouse.nix.store_paths import NIX_STORE, StorePath, parse_hash_part
+from icehouse.rules.chunks import CHUNK_NAME_BYTES
 from icehouse.rules.closures import MAX_SIGNATURES
-from icehouse.rules.journal import CHUNK_NAME_BYTES, JournalEntry, parse_journal_entry
+from icehouse.rules.journal import JournalEntry, parse_journal_entry
 from icehouse.rules.packs import TRAILER_BYTES, PackEntry, parse_pack_end, parse_trailer
 from icehouse.rules.varints import VarintReader
 from icehouse.rules.verification import UNREADABLE

@@ -2,12 +2,14 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, TypeVar, TypeVarTuple
 
-from sqlalchemy import ColumnElement, Connection, func, insert, select, update
+from sqlalchemy import BLOB, ColumnElement, Connection, Row, Select, func, insert, literal_column, select, update
 
 from icehouse.db.query_plans import by_id
-from icehouse.db.schema import chunk, pack
+from icehouse.db.schema import CHUNK_NAME, chunk, pack
+from icehouse.errors import Conflict
+from icehouse.rules.chunks import CHUNK_NAME_BYTES
 from icehouse.rules.packs import PackEntry, render_places
 from icehouse.rules.recipes import Run
 
@@ -15,6 +17,7 @@ _BATCH: Final = 1000  # values in one IN list
 _LONG_RUN: Final = 100  # chunks from which on a run is cheaper as a statement of its own
 
 T = TypeVar("T")
+Columns = TypeVarTuple("Columns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +51,20 @@ def find_numbers(connection: Connection, domain_id: int, identities: Collection[
 
     Quarantined ones count as absent, and so do those in packs that are condemned.
     """
-    found: dict[bytes, int] = {}
     is_sound = chunk.c.quarantined_at.is_(None) & (chunk.c.pack_id == pack.c.id) & pack.c.condemned_at.is_(None)
-    for batch in _batches(list(identities)):
-        rows = connection.execute(
-            select(chunk.c.identity, chunk.c.number).where(
-                chunk.c.domain_id == domain_id, chunk.c.identity.in_(batch), is_sound
-            )
-        )
-        found.update((row.identity, row.number) for row in rows)
-    return found
+    statement = select(chunk.c.identity, chunk.c.number).where(is_sound)
+    wanted = set(identities)
+    rows = find_by_names(connection, statement, domain_id, wanted)
+    return {row.identity: row.number for row in rows if row.identity in wanted}
+
+
+def find_by_names(
+    connection: Connection, statement: Select[*Columns], domain_id: int, identities: Iterable[bytes]
+) -> Iterator[Row[*Columns]]:
+    """What *statement* selects of the domain's chunks that have the name of one of *identities*."""
+    for batch in _batches([identity[:CHUNK_NAME_BYTES] for identity in identities]):
+        is_meant = literal_column(CHUNK_NAME, BLOB).in_(batch)
+        yield from connection.execute(statement.where(chunk.c.domain_id == domain_id, is_meant))
 
 
 def load_chunks(connection: Connection, domain_id: int, runs: Sequence[Run]) -> dict[int, ChunkRow]:
@@ -136,14 +143,18 @@ def add_pack(
 
     A quarantined chunk keeps its number and gets the new frame. A chunk that another upload brought meanwhile stays as
     it is; if that goes for all, no row is added. Numbers of new chunks are consecutive.
+
+    Raises:
+        Conflict: a chunk that is there has the name of another one in the pack. Nothing was added.
     """
-    known = {
-        row.identity: row.number
-        for batch in _batches([entry.identity for entry in entries])
-        for row in connection.execute(
-            select(chunk.c.identity, chunk.c.number).where(chunk.c.domain_id == domain_id, chunk.c.identity.in_(batch))
+    identities = {entry.identity for entry in entries}
+    rows = find_by_names(connection, select(chunk.c.identity, chunk.c.number), domain_id, identities)
+    known = {row.identity: row.number for row in rows}
+    for identity in known.keys() - identities:
+        raise Conflict(
+            f"chunk {identity.hex()} is there, and one of this pack begins with the same {CHUNK_NAME_BYTES} bytes; "
+            "it can be pushed once that one was collected"
         )
-    }
     sound = find_numbers(connection, domain_id, list(known))
     offsets: list[int] = []
     end = 0

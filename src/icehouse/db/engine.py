@@ -22,7 +22,7 @@ from sqlalchemy.pool import QueuePool
 from icehouse.errors import Conflict, Corrupt, NotFound, OverQuota, Unavailable
 from icehouse.rules.durations import QueueCounts
 
-SCHEMA_REVISION: Final = "0027"
+SCHEMA_REVISION: Final = "0028"
 """What `migrations/versions/icehouse` brings a database to; this code works with no other."""
 
 READER_THREADS: Final = 4

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from icehouse.db.chunks import ChunkRow
+from icehouse.db.chunks import ChunkRow, find_by_names
 from icehouse.db.schema import chunk, domain, pack, path, upstream
+from icehouse.rules.chunks import CHUNK_NAME_BYTES
 from icehouse.rules.packs import PackEntry, render_places
-
-_BATCH = 1000
-_LAST = b"\xff" * 32
 
 
 def newest_path_time(connection: Connection) -> int | None:
@@ -58,15 +56,10 @@ def add_found_pack(
     if has_pack(connection, domain_id, name):
         return 0
     put_domain(connection, domain_id, now=now)
-    known: dict[bytes, tuple[int, bool]] = {}
-    for start in range(0, len(entries), _BATCH):
-        batch = [entry.identity for entry, _ in entries[start : start + _BATCH]]
-        for row in connection.execute(
-            select(chunk.c.identity, chunk.c.number, chunk.c.quarantined_at.is_(None)).where(
-                chunk.c.domain_id == domain_id, chunk.c.identity.in_(batch)
-            )
-        ):
-            known[row[0]] = row[1], bool(row[2])
+    columns = select(chunk.c.identity, chunk.c.number, chunk.c.quarantined_at.is_(None))
+    rows = find_by_names(connection, columns, domain_id, [entry.identity for entry, _ in entries])
+    known = {identity: (number, bool(is_sound)) for identity, number, is_sound in rows}
+    names = {identity[:CHUNK_NAME_BYTES] for identity in known}
     statement = insert(pack).values(domain_id=domain_id, name=name, size_bytes=size_bytes, created_at=now)
     pack_id = connection.execute(statement.returning(pack.c.id)).scalar_one()
     new: list[dict[str, object]] = []
@@ -86,7 +79,7 @@ def add_found_pack(
         if number:
             connection.execute(update(chunk).where(chunk.c.number == number).values(**values))
             healed += 1
-        else:
+        elif entry.identity[:CHUNK_NAME_BYTES] not in names:  # or it was refused while the other one was there
             new.append({**values, "domain_id": domain_id, "identity": entry.identity})
     if new:
         connection.execute(insert(chunk), new)
@@ -94,8 +87,8 @@ def add_found_pack(
 
 
 def find_named_chunks(connection: Connection, domain_id: int, names: Sequence[bytes]) -> dict[bytes, list[ChunkRow]]:
-    """The sound chunks whose identities begin with each of *names*. Nearly always one, or none."""
-    found: dict[bytes, list[ChunkRow]] = {}
+    """The sound chunks of each of *names*: one, or none."""
+    found: dict[bytes, list[ChunkRow]] = {name: [] for name in names}
     columns = select(
         chunk.c.number,
         chunk.c.identity,
@@ -105,10 +98,8 @@ def find_named_chunks(connection: Connection, domain_id: int, names: Sequence[by
         chunk.c.raw_bytes,
         chunk.c.places,
     ).where(chunk.c.domain_id == domain_id, pack.c.id == chunk.c.pack_id, chunk.c.quarantined_at.is_(None))
-    for name in dict.fromkeys(names):
-        last = (name + _LAST)[:32]
-        rows = connection.execute(columns.where(chunk.c.identity.between(name, last)).order_by(chunk.c.number))
-        found[name] = [ChunkRow(*row, is_sound=True) for row in rows]
+    for row in find_by_names(connection, columns, domain_id, names):
+        found[row.identity[:CHUNK_NAME_BYTES]].append(ChunkRow(*row, is_sound=True))
     return found
 
 

@@ -19,6 +19,10 @@ STORE_HASH_BYTES: Final = 32
 
 IDENTITY_BYTES: Final = 32
 
+CHUNK_NAME_BYTES: Final = 16
+"""Bytes of an identity that name a chunk within a domain, in the journal and in the database's index: another chunk of
+the same name takes somebody 2**64 hashes, on two chunks of his own, and the second one is refused."""
+
 _ZEROED_HASH: Final = bytes(STORE_HASH_BYTES)
 _STORE_HASH: Final = re.compile(rb"([0-9a-df-np-sv-z]{32})-")
 _IDENTITY_VERSION: Final = b"\x01"

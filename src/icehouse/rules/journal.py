@@ -15,11 +15,6 @@ _VERSION: Final = 1
 _OPTIONS: Final[dict[int, int]] = {CompressionParameter.compression_level: 9, CompressionParameter.checksum_flag: 1}
 
 
-CHUNK_NAME_BYTES: Final = 16
-"""Bytes of an identity that name a chunk here. Half of one is unique within a domain, unless somebody spends 2**64
-hashes on two chunks of his own; whoever rebuilds a NAR checks its hash. It saves a third of the journal."""
-
-
 class JournalNar(msgspec.Struct, frozen=True, kw_only=True):
     """A NAR and its recipe, in terms that outlive the database. Bytes are base64 in the JSON."""
 
@@ -28,7 +23,8 @@ class JournalNar(msgspec.Struct, frozen=True, kw_only=True):
     file_hash: bytes
     file_size: int
     chunks: bytes
-    """The first `CHUNK_NAME_BYTES` of each chunk's identity, in order."""
+    """The name of each chunk, `rules.chunks.CHUNK_NAME_BYTES` long, in order. Identities would make the journal half as
+    large again; whoever rebuilds a NAR checks its hash."""
     hashes: str
     """The distinct store hashes, 32 letters each."""
     patches: bytes

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from icehouse.errors import InvalidFormat, TooLarge
-from icehouse.rules.chunks import IDENTITY_BYTES, MAX_CHUNK_BYTES, STORE_HASH_BYTES
+from icehouse.rules.chunks import CHUNK_NAME_BYTES, IDENTITY_BYTES, MAX_CHUNK_BYTES, STORE_HASH_BYTES
 from icehouse.rules.frames import max_stored_bytes
 from icehouse.rules.varints import VarintReader, append_ascending, append_varint
 
@@ -135,7 +135,7 @@ def parse_index(data: bytes | memoryview) -> list[PackEntry]:
             raise TooLarge(f"a pack of over {MAX_PACK_BYTES} bytes")
         entries.append(PackEntry(identity, stored_bytes, raw_bytes, places))
     reader.finish()
-    if len({entry.identity for entry in entries}) != len(entries):
+    if len({entry.identity[:CHUNK_NAME_BYTES] for entry in entries}) != len(entries):
         raise InvalidFormat("pack index: a chunk is named twice")
     return entries
 

@@ -8,8 +8,8 @@ from typing import Final
 import msgspec
 
 from icehouse.errors import InvalidFormat
-from icehouse.rules.chunks import STORE_HASH_BYTES, max_chunks
-from icehouse.rules.journal import CHUNK_NAME_BYTES, JournalEntry, JournalNar
+from icehouse.rules.chunks import CHUNK_NAME_BYTES, STORE_HASH_BYTES, max_chunks
+from icehouse.rules.journal import JournalEntry, JournalNar
 from icehouse.rules.varints import VarintReader
 
 _MARGIN_SECONDS: Final = 24 * 3600

@@ -39,6 +39,7 @@ from icehouse.nix.content_address import ContentAddress, IngestionMethod, fits
 from icehouse.nix.hashes import HashAlgorithm, parse_sha256
 from icehouse.nix.signing import PublicKey, Signature, fingerprint
 from icehouse.nix.store_paths import HashPart, StorePath, parse_hash_part
+from icehouse.rules.chunks import CHUNK_NAME_BYTES
 from icehouse.rules.closures import (
     MAX_SIGNATURES,
     PathRecord,
@@ -49,7 +50,7 @@ from icehouse.rules.closures import (
     plan_publish,
 )
 from icehouse.rules.demands import is_vouched_for
-from icehouse.rules.journal import CHUNK_NAME_BYTES, JournalEntry, JournalExternal, JournalNar, JournalPath
+from icehouse.rules.journal import JournalEntry, JournalExternal, JournalNar, JournalPath
 from icehouse.rules.provenance import PublishedBy
 from icehouse.rules.recipes import Recipe, parse_recipe
 from icehouse.rules.varints import encode_varints
