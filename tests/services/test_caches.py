@@ -283,7 +283,7 @@ def fill(connection: Connection, cache: CacheRow, recipes: Sequence[Sequence[int
             {
                 "number": first + n,
                 "domain_id": cache.domain_id,
-                "identity": n.to_bytes(32, "big"),
+                "identity": n.to_bytes(32, "little"),
                 "pack_id": pack_id,
                 "pack_offset": 0,
                 "stored_bytes": 10,
