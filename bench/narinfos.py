@@ -43,6 +43,7 @@ def measure_narinfos(rounds: int) -> list[Row]:
         IcehouseServer(many.data, keeps_data=True) as ours,
         IcehouseServer(few.data, keeps_data=True) as small,
         Nginx(many.files, bench_folder() / "nginx") as theirs,
+        Nginx(few.files, bench_folder() / "nginx-2") as their_small,
     ):
         many.check(ours)
 
@@ -57,7 +58,8 @@ def measure_narinfos(rounds: int) -> list[Row]:
 
         first = rate(ours, present)()
         # From here on most answers are kept by us, and most files by the system.
-        for server, paths in ((ours, present), (ours, present), (ours, absent), (small, some), (theirs, present)):
+        rate(ours, present)()
+        for server, paths in ((ours, present), (ours, absent), (small, some), (theirs, present), (their_small, some)):
             rate(server, paths)()
         found = interleave(
             {
@@ -66,6 +68,7 @@ def measure_narinfos(rounds: int) -> list[Row]:
                 "misses": rate(ours, absent),
                 "nginx misses": rate(theirs, absent),
                 "few": rate(small, some),
+                "nginx few": rate(their_small, some),
             },
             rounds=rounds,
         )
@@ -78,6 +81,7 @@ def measure_narinfos(rounds: int) -> list[Row]:
         measured("… processor time of the server for each", first.cpu_seconds, "s"),
         compared("narinfo 404s, of our hits", rates["misses"], rates["hits"], "/s", at_least(1)),
         compared("narinfo hits, of those at 1,000 paths", rates["hits"], rates["few"], "/s", at_least(0.85)),
+        compared("… the same of nginx alone", rates["nginx"], rates["nginx few"], "/s"),
         compared("narinfo 404s, of nginx's", rates["misses"], rates["nginx misses"], "/s"),
         compared("… processor time of the server for each", costs["misses"], costs["nginx misses"], "s"),
     ]
