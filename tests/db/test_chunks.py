@@ -53,7 +53,7 @@ def test_whoever_rebuilds_takes_the_first_chunk_of_a_name(database: Database) ->
         == 1
     )
     found = database.write_now(lambda db: find_named_chunks(db, PUBLIC, [NAME, b"o" * CHUNK_NAME_BYTES, b"-" * 16]))
-    assert [[row.identity for row in rows] for rows in found.values()] == [[FIRST.identity], [OTHER.identity], []]
+    assert {name: row.identity for name, row in found.items()} == {NAME: FIRST.identity, b"o" * 16: OTHER.identity}
 
 
 def test_chunks_are_found_by_the_index_of_names(database: Database) -> None:

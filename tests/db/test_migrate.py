@@ -1,4 +1,5 @@
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -201,7 +202,9 @@ def test_several_processes_may_prepare_at_once(tmp_path: Path) -> None:
     Database.open(tmp_path / "icehouse.db").close()
 
 
-def test_chunks_keep_their_numbers_when_their_table_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def chunks_before_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """The rows of chunks in ``icehouse.db``, as it was before revision 0028. The highest numbers were given up."""
     folder, path = tmp_path / "migrations", tmp_path / "icehouse.db"
     shutil.copytree(Path(migrate.__file__).with_name("migrations"), folder)
     for later in (folder / "versions" / "icehouse").glob("00*.py"):
@@ -210,6 +213,7 @@ def test_chunks_keep_their_numbers_when_their_table_is_rebuilt(tmp_path: Path, m
     with monkeypatch.context() as patched:
         patched.setattr(migrate, "_MIGRATIONS", folder)
         prepare_database(path)
+    shutil.rmtree(folder)
     with closing(sqlite3.connect(path)) as raw, raw:
         raw.execute("INSERT INTO pack (id, domain_id, name, size_bytes, created_at) VALUES (1, 1, x'aa', 900, 0)")
         raw.executemany(
@@ -220,11 +224,52 @@ def test_chunks_keep_their_numbers_when_their_table_is_rebuilt(tmp_path: Path, m
             ],
         )
         raw.execute("DELETE FROM chunk WHERE number IN (7, 8, 98, 99)")
-        before = raw.execute("SELECT * FROM chunk ORDER BY number").fetchall()
-    prepare_database(path)
+        return raw.execute("SELECT * FROM chunk ORDER BY number").fetchall()
+
+
+def check_chunks(path: Path, before: list[tuple[object, ...]]) -> None:
+    """They are what they were, counted, and the next one gets a number that none had."""
     with closing(sqlite3.connect(path)) as raw, raw:
         assert raw.execute("SELECT * FROM chunk ORDER BY number").fetchall() == before
         assert raw.execute("SELECT chunks FROM domain_sum WHERE domain_id = 1").fetchone() == (95,)
         raw.execute("INSERT INTO chunk VALUES (NULL, 1, x'ff', 1, 0, 60, 100, NULL, NULL)")
         assert raw.execute("SELECT max(number) FROM chunk").fetchone() == (100,)
         assert raw.execute("SELECT chunks FROM domain_sum WHERE domain_id = 1").fetchone() == (96,)
+
+
+def test_chunks_keep_their_numbers_when_their_table_is_rebuilt(
+    tmp_path: Path, chunks_before_names: list[tuple[object, ...]]
+) -> None:
+    prepare_database(tmp_path / "icehouse.db")
+    check_chunks(tmp_path / "icehouse.db", chunks_before_names)
+
+
+@pytest.mark.parametrize("last", ["ALTER TABLE", "INSERT INTO", "DROP TABLE", "CREATE UNIQUE INDEX"])
+def test_a_kill_while_the_table_of_chunks_is_rebuilt_loses_nothing(
+    tmp_path: Path, chunks_before_names: list[tuple[object, ...]], last: str
+) -> None:
+    path = tmp_path / "icehouse.db"
+    tables = tables_of(path)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path), last], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert tables_of(path) == tables
+    prepare_database(path)
+    check_chunks(path, chunks_before_names)
+
+
+KILLED = """
+import os, pathlib, sys
+from alembic import op
+from icehouse.db.migrate import prepare_database
+
+execute = op.execute
+
+def execute_and_die(statement):
+    execute(statement)
+    if statement.startswith(sys.argv[2]):
+        os.kill(os.getpid(), 9)
+
+op.execute = execute_and_die
+prepare_database(pathlib.Path(sys.argv[1]))
+"""
+"""Brings the database of its first argument up, and is killed after a statement that begins with the second."""

@@ -234,6 +234,14 @@ async def read_parts(file: NarFile, start: int, stop: int) -> tuple[bytes, int]:
     return data, in_files
 
 
+def knows_page_cache(folder: Path) -> bool:
+    """Whether this kernel tells what is in memory; else everything is copied."""
+    with (folder / "probe").open("w+b") as probe:
+        probe.write(b"x")
+        probe.flush()
+        return is_cached(probe.fileno(), 0, 1)
+
+
 async def copies(file: NarFile) -> list[bytes | bytearray]:
     """What `parts` gives of the whole file that is not left in a file."""
     pieces = [piece async for block in file.parts(0, file.file_size) if isinstance(block, list) for piece in block]
@@ -253,9 +261,12 @@ async def test_copies_are_kept_where_they_are_few(tmp_path: Path, *, is_enough: 
     size = sum(map(len, first))
     assert [piece is again for piece, again in zip(first, await copies(file), strict=True)] == [False] * len(first)
     file.keep_copies(max_bytes=size if is_enough else size - 1)
-    assert file.layout_bytes == before + is_enough * size
+    if knows_page_cache(tmp_path):
+        assert file.layout_bytes == before + is_enough * size
     first = await copies(file)
-    assert [piece is again for piece, again in zip(first, await copies(file), strict=True)] == [is_enough] * len(first)
+    if knows_page_cache(tmp_path):
+        kept = [piece is again for piece, again in zip(first, await copies(file), strict=True)]
+        assert kept == [is_enough] * len(first)
     for start, stop in ((0, file.file_size), (300_010, 301_500), (300_010, file.file_size), (0, 300_020)):
         assert (await read_parts(file, start, stop))[0] == expected[start:stop]
     assert len(first) > 1
@@ -274,16 +285,12 @@ async def test_what_needs_no_patch_may_stay_in_its_file(tmp_path: Path, *, is_wa
     file = stored.file(recipe)
     if is_warm:
         assert bytes(file.read(0, file.file_size)) == expected  # which opens the packs
-    with (tmp_path / "probe").open("w+b") as probe:
-        probe.write(b"x")
-        probe.flush()
-        knows_page_cache = is_cached(probe.fileno(), 0, 1)
     offsets = stored.frames[2].patch_offsets
     for start in [0, 1, *(offset + shift for offset in offsets for shift in (0, 1, 31, 32))]:
         for stop in (file.file_size, file.file_size - 1, start + 500_000, start + 10, start):
             data, in_files = await read_parts(file, start, stop)
             assert data == expected[start:stop]
-            if is_warm and stop - start > 1_000_000 and knows_page_cache:
+            if is_warm and stop - start > 1_000_000 and knows_page_cache(tmp_path):
                 assert in_files > 0.8 * (stop - start)
 
 

@@ -61,7 +61,7 @@ def find_numbers(connection: Connection, domain_id: int, identities: Collection[
 def find_by_names(
     connection: Connection, statement: Select[*Columns], domain_id: int, identities: Iterable[bytes]
 ) -> Iterator[Row[*Columns]]:
-    """What *statement* selects of the domain's chunks that have the name of one of *identities*."""
+    """What *statement* selects of the domain's chunks that have the name of one of *identities*, or are called so."""
     for batch in _batches([identity[:CHUNK_NAME_BYTES] for identity in identities]):
         is_meant = literal_column(CHUNK_NAME, BLOB).in_(batch)
         yield from connection.execute(statement.where(chunk.c.domain_id == domain_id, is_meant))
@@ -150,10 +150,11 @@ def add_pack(
     identities = {entry.identity for entry in entries}
     rows = find_by_names(connection, select(chunk.c.identity, chunk.c.number), domain_id, identities)
     known = {row.identity: row.number for row in rows}
-    for identity in known.keys() - identities:
+    strangers = known.keys() - identities
+    if strangers:
         raise Conflict(
-            f"chunk {identity.hex()} is there, and one of this pack begins with the same {CHUNK_NAME_BYTES} bytes; "
-            "it can be pushed once that one was collected"
+            f"chunk {min(strangers).hex()} is there, and one of this pack begins with the same {CHUNK_NAME_BYTES} "
+            "bytes; it can be pushed once that one was collected"
         )
     sound = find_numbers(connection, domain_id, list(known))
     offsets: list[int] = []

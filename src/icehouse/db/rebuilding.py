@@ -86,9 +86,8 @@ def add_found_pack(
     return len(new) + healed
 
 
-def find_named_chunks(connection: Connection, domain_id: int, names: Sequence[bytes]) -> dict[bytes, list[ChunkRow]]:
-    """The sound chunks of each of *names*: one, or none."""
-    found: dict[bytes, list[ChunkRow]] = {name: [] for name in names}
+def find_named_chunks(connection: Connection, domain_id: int, names: Sequence[bytes]) -> dict[bytes, ChunkRow]:
+    """The sound chunks of these names, by name. Those that are not there are left out."""
     columns = select(
         chunk.c.number,
         chunk.c.identity,
@@ -98,9 +97,8 @@ def find_named_chunks(connection: Connection, domain_id: int, names: Sequence[by
         chunk.c.raw_bytes,
         chunk.c.places,
     ).where(chunk.c.domain_id == domain_id, pack.c.id == chunk.c.pack_id, chunk.c.quarantined_at.is_(None))
-    for row in find_by_names(connection, columns, domain_id, names):
-        found[row.identity[:CHUNK_NAME_BYTES]].append(ChunkRow(*row, is_sound=True))
-    return found
+    rows = find_by_names(connection, columns, domain_id, dict.fromkeys(names))
+    return {row.identity[:CHUNK_NAME_BYTES]: ChunkRow(*row, is_sound=True) for row in rows}
 
 
 def put_upstream(connection: Connection, cache_id: int, url: str, public_keys: str) -> int:

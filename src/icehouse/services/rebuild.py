@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
@@ -61,7 +60,6 @@ from icehouse.storage.nar_contents import NarContents, read_structure
 _PACK_KEY: Final = re.compile(r"packs/([0-9]{1,18})/[0-9a-f]{2}/([0-9a-f]{64})")
 _JOURNAL_KEY: Final = re.compile(r"journal/([0-9]{1,18})/([0-9]{1,18})-[0-9a-f]+")
 _MAX_LOST: Final = 10_000  # that a report lists; more are counted
-_MAX_TRIES: Final = 64  # of chunks that a NAR may mean, where names are ambiguous
 _MAX_JOURNAL_BYTES: Final = 1024**3
 _RECENT_BYTES: Final = 128 * 1024 * 1024
 _PRIORITY: Final = 41
@@ -345,26 +343,23 @@ class Rebuild:
         except InvalidFormat:
             return None
         named = await self._database.read(partial(find_named_chunks, domain_id=domain_id, names=parts.chunks))
-        if not all(named.values()):
+        if any(name not in named for name in parts.chunks):
             return None
         return await self._workers.run(partial(self._try_chunks, domain_id, parts, named))
 
-    def _try_chunks(self, domain_id: int, parts: NarParts, named: dict[bytes, list[ChunkRow]]) -> _KeptNar | None:
-        names = list(named)
-        for chosen in itertools.islice(itertools.product(*named.values()), _MAX_TRIES):
-            by_name = dict(zip(names, chosen, strict=True))
-            order = [by_name[name] for name in parts.chunks]
-            if sum(row.raw_bytes for row in order) != parts.nar_size:
-                continue
-            recipe = make_recipe((row.number for row in order), parts.filled())
-            chunks = {row.number: row for row in order}
-            row = NarRow(0, domain_id, parts.nar_hash, parts.nar_size, b"", 0)
-            sign = DebugInfoSign()
-            state = hash_nar(self._blobs, row, recipe, chunks, self._recent, sign)
-            if state.is_right:
-                found = NarRow(0, domain_id, parts.nar_hash, parts.nar_size, state.file_hash, state.file_size)
-                return _KeptNar(found, recipe, self._find_build_ids(domain_id, recipe, chunks) if sign.is_seen else [])
-        return None
+    def _try_chunks(self, domain_id: int, parts: NarParts, named: dict[bytes, ChunkRow]) -> _KeptNar | None:
+        order = [named[name] for name in parts.chunks]
+        if sum(row.raw_bytes for row in order) != parts.nar_size:
+            return None
+        recipe = make_recipe((row.number for row in order), parts.filled())
+        chunks = {row.number: row for row in order}
+        row = NarRow(0, domain_id, parts.nar_hash, parts.nar_size, b"", 0)
+        sign = DebugInfoSign()
+        state = hash_nar(self._blobs, row, recipe, chunks, self._recent, sign)
+        if not state.is_right:
+            return None
+        found = NarRow(0, domain_id, parts.nar_hash, parts.nar_size, state.file_hash, state.file_size)
+        return _KeptNar(found, recipe, self._find_build_ids(domain_id, recipe, chunks) if sign.is_seen else [])
 
     def _find_build_ids(self, domain_id: int, recipe: Recipe, chunks: dict[int, ChunkRow]) -> list[bytes]:
         try:

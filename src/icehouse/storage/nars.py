@@ -112,9 +112,10 @@ class _Stretch:
 
 
 class NarFile:
-    """The file of one NAR: which bytes of which packs, and what is written over them. Immutable; any task may read it.
+    """The file of one NAR: which bytes of which packs, and what is written over them.
 
-    Memory: some hundred bytes for each extent, 16 for each patch, and what its recipe takes.
+    What it gives stays the same, and any task may read it.
+    Memory: some hundred bytes for each extent, 16 for each patch, what its recipe takes, and the copies that it keeps.
     """
 
     def __init__(self, blobs: BlobStore, domain_id: int, recipe: Recipe, chunks: Mapping[int, StoredChunk]) -> None:
@@ -157,7 +158,7 @@ class NarFile:
         self.file_size += chunk.stored_bytes
 
     def keep_copies(self, *, max_bytes: int) -> None:
-        """Have `parts` keep what it copies and patches, for who asks next, if that is not more in all.
+        """Have `parts` keep what it copies and patches, for whoever asks next, if that is no more in all.
 
         Blocks, where there are many patches.
         """
@@ -185,7 +186,7 @@ class NarFile:
     def parts(self, start: int, stop: int) -> AsyncIterator[bytearray | list[Piece]]:
         """As `blocks`; but what is in memory comes in lists, and where it needs no patch as a part of an open file.
 
-        They belong to the file, and so does what is in them.
+        What is in them may be kept, and is not to be changed.
         """
         return self._parts(start, stop, self._find_or_read_warm)
 
