@@ -292,7 +292,8 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             queries=ServingQueries(reader),
             check_pull=HotAccess(access, reader, folder.database, clock=clock).check_pull,
             nars=nar_files,
-            count_use=access_times.count,
+            note_use=access_times.note,
+            settle_first=partial(_settle_first, access_times, traffic),
             note_download=downloads.note,
             traffic_of=traffic.of,
             clock=clock,
@@ -334,6 +335,11 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
             )
         )
         yield parts, hot, pages
+
+
+def _settle_first(access_times: AccessTimes, traffic: TrafficCounts, settle: Callable[[], None]) -> None:
+    access_times.settle_first(settle)
+    traffic.settle_first(settle)
 
 
 def load_provider(settings: ServerSettings) -> Provider | None:

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import hashlib
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +80,8 @@ class World:
     nar: Nar
     database: Database
     counters: ServerCounters
+    settle: list[Callable[[], None]]
+    """Have noted what was counted elsewhere."""
     is_purged: bool = False
     uses: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     downloads: list[tuple[int, int | None, str, int]] = field(default_factory=list[tuple[int, int | None, str, int]])
@@ -202,11 +204,13 @@ async def world(tmp_path: Path, filled: Path) -> AsyncIterator[World]:
 
     with closing(database.open_reader()) as reader:
         world = World.__new__(World)
+        settle: list[Callable[[], None]] = []
         hot = HotParts(
             queries=ServingQueries(reader),
             check_pull=HotAccess(Access(database, clock=lambda: NOW), reader, path, clock=lambda: NOW).check_pull,
             nars=world,
-            count_use=lambda uses, now: world.uses.append((uses.path_id, now)),
+            note_use=lambda path_id, now, count: world.uses.extend([(path_id, now)] * count),
+            settle_first=settle.append,
             note_download=lambda path, token, client, now: world.downloads.append((path, token, client, now)),
             traffic_of=lambda name: world.traffic.setdefault(name, CacheTraffic()),
             clock=lambda: NOW,
@@ -221,6 +225,7 @@ async def world(tmp_path: Path, filled: Path) -> AsyncIterator[World]:
             Nar(BODY),
             database,
             counters,
+            settle,
         )
         yield world
     database.close()
@@ -449,7 +454,9 @@ async def test_uses_are_noted_for_what_was_found(world: World) -> None:
     await world.get(f"/open/nar/{NAR_HASH}.nar.zst")
     await world.get(f"/open/{HIDDEN}.narinfo")
     await world.get("/open/nix-cache-info")
-    assert world.uses == [(1, NOW)] * 3
+    await world.get(f"/open/{PATH}.narinfo")
+    world.settle[0]()
+    assert world.uses == [(1, NOW)] * 4
 
 
 async def test_downloads_are_noted_with_the_token_where_one_is_needed_and_else_with_the_address(world: World) -> None:
@@ -544,6 +551,7 @@ async def test_what_is_asked_of_a_cache_is_counted_for_it(world: World) -> None:
     await world.get(f"/secret/{PATH}.narinfo")
     await world.get(f"/nowhere/{PATH}.narinfo")
     text = await world.get(f"/open/{PATH}.narinfo")
+    world.settle[0]()
     assert world.traffic == {
         "open": CacheTraffic(7, 3, 3, 3 * len(BODY) + 4 * len(text.body)),
         "secret": CacheTraffic(1, 0, 0, len(narinfo.body)),

@@ -12,16 +12,13 @@ import pytest
 from icehouse.db.engine import connect
 from icehouse.db.migrate import prepare_database
 from icehouse.db.serving import NarRow, ServingQueries
-from icehouse.http import recent_answers
 from icehouse.http.asgi import Head
-from icehouse.http.recent_answers import KeptNar, KeptNarinfo, RecentAnswers
+from icehouse.http.recent_answers import KeptNar, RecentAnswers, Subject
 from icehouse.services.traffic import CacheTraffic
 
 FOUND = b"StorePath: ".ljust(1000)
-
-
-def found(path_id: int = 1) -> KeptNarinfo:
-    return KeptNarinfo(path_id, FOUND, CacheTraffic())
+TRAFFIC = CacheTraffic()
+SUBJECT = Subject(1, TRAFFIC)
 
 
 Change = Callable[[sqlite3.Connection], object]
@@ -72,9 +69,15 @@ class Turns:
 
     def __init__(self, database: Path, *, max_bytes: int = 1_000_000) -> None:
         self.reader = connect(database, is_read_only=True)
+        self.given: list[tuple[int, int]] = []
         self._due: list[Callable[[], None]] = []
         self.answers = RecentAnswers(
-            ServingQueries(self.reader), self._due.append, max_bytes=max_bytes, max_nar_bytes=100_000
+            ServingQueries(self.reader),
+            self._due.append,
+            lambda subject, count, _: self.given.append((subject.path_id, count)),
+            max_bytes=max_bytes,
+            max_nar_bytes=100_000,
+            max_absent_bytes=15_000,
         )
 
     def end_turn(self) -> None:
@@ -94,17 +97,15 @@ def turns(database: Path) -> Iterator[Turns]:
     with closing(Turns(database)) as made:
         assert not made.has(b"/found")
         assert not made.has(b"/absent")
-        made.answers.keep(b"/found", found())
-        made.answers.keep_absent(b"/absent")
+        made.answers.keep(b"/found", FOUND, SUBJECT)
+        made.answers.keep_absent(b"/absent", TRAFFIC)
         made.end_turn()
         yield made
 
 
 def test_an_answer_is_kept_with_its_path(turns: Turns) -> None:
     for _ in range(2):
-        kept = turns.answers.find(b"/found")
-        assert kept is not None
-        assert (kept.path_id, kept.body) == (1, FOUND)
+        assert turns.answers.find(b"/found") == FOUND
         assert not turns.answers.is_absent(b"/found")
         assert turns.answers.find(b"/absent") is None
         assert turns.answers.is_absent(b"/absent")
@@ -137,8 +138,8 @@ def test_an_answer_goes_when_it_may_not_be_true_any_more(
     copy.write_bytes(database.read_bytes())
     with closing(Turns(copy)) as turns, closing(connect(copy)) as writer:
         assert not turns.has(b"/found")
-        turns.answers.keep(b"/found", found())
-        turns.answers.keep_absent(b"/absent")
+        turns.answers.keep(b"/found", FOUND, SUBJECT)
+        turns.answers.keep_absent(b"/absent", TRAFFIC)
         made(writer)
         turns.end_turn()
         assert (turns.has(b"/found"), turns.has(b"/absent")) == (found_stays, absent_stays)
@@ -158,7 +159,7 @@ def test_what_was_kept_in_the_turn_of_a_change_goes_with_the_next(database: Path
     with closing(Turns(copy)) as turns, closing(connect(copy)) as writer:
         assert not turns.has(b"/found")
         change("UPDATE path SET hidden_at = 1")(writer)
-        turns.answers.keep(b"/found", found())
+        turns.answers.keep(b"/found", FOUND, SUBJECT)
         turns.end_turn()
         assert not turns.has(b"/found")
 
@@ -174,58 +175,66 @@ def test_the_database_is_asked_once_in_a_turn(turns: Turns) -> None:
     assert len(asked) == 2
 
 
-def test_those_that_were_not_used_for_longest_make_room(database: Path) -> None:
-    with closing(Turns(database, max_bytes=5_000)) as turns:
-        assert not turns.has(b"/0")
-        kept = [found(number) for number in range(7)]
-        for number in range(3):
-            turns.answers.keep(b"/%d" % number, kept[number])
-        kept[0].last_used_at = 1
-        turns.answers.keep(b"/3", kept[3])
-        assert [turns.has(b"/%d" % number) for number in range(4)] == [True, False, True, True]
-        for number in (4, 5, 6):  # the first was not used since it was seen at the front
-            turns.answers.keep(b"/%d" % number, kept[number])
-        assert [turns.has(b"/%d" % number) for number in range(7)] == [False] * 4 + [True] * 3
-
-
-def test_one_that_is_dropped_keeps_nothing_but_its_uses(database: Path, tmp_path: Path) -> None:
+def test_what_was_given_is_noted_when_the_answer_goes_or_somebody_asks(database: Path, tmp_path: Path) -> None:
     copy = tmp_path / "icehouse.db"
     copy.write_bytes(database.read_bytes())
-    with closing(Turns(copy, max_bytes=3_000)) as turns, closing(connect(copy)) as writer:
-        assert not turns.has(b"/0")
-        kept = [found(number) for number in range(3)]
-        for number in range(3):
-            turns.answers.keep(b"/%d" % number, kept[number])
-        assert [len(narinfo.body) for narinfo in kept] == [0, len(FOUND), len(FOUND)]
+    with closing(Turns(copy)) as turns, closing(connect(copy)) as writer:
+        assert not turns.has(b"/found")
+        turns.answers.keep(b"/found", FOUND, SUBJECT)
+        assert [turns.has(b"/found") for _ in range(3)] == [True] * 3
+        turns.answers.settle()
+        assert turns.given == [(1, 3)]
+        assert turns.has(b"/found")
         change("UPDATE path SET hidden_at = 1")(writer)
         turns.end_turn()
-        assert not turns.has(b"/2")
-        assert [len(narinfo.body) for narinfo in kept] == [0, 0, 0]
-        assert [narinfo.path_id for narinfo in kept] == [0, 1, 2]
+        assert not turns.has(b"/found")
+        assert turns.given == [(1, 3), (1, 1)]
 
 
 def test_an_answer_that_is_too_large_is_not_kept(database: Path) -> None:
     with closing(Turns(database, max_bytes=1_000)) as turns:
         assert not turns.has(b"/0")
-        turns.answers.keep(b"/0", found())
+        turns.answers.keep(b"/0", FOUND, SUBJECT)
         assert not turns.has(b"/0")
 
 
-def test_nars_have_room_of_their_own(turns: Turns) -> None:
+def test_nars_have_room_of_their_own_for_those_that_were_used_last(turns: Turns) -> None:
     row = NarRow(1, 1, 60_000, bytes(32), 1, None)
-    for number in range(3):
+    nars = [KeptNar(bytes(40_000), row, Head(200)) for _ in range(3)]
+    for number in range(2):
         assert turns.answers.find_nar(b"/nar/%d" % number) is None
-        turns.answers.keep_nar(b"/nar/%d" % number, KeptNar(1, bytes(40_000), row, Head(200)))
-    assert [turns.answers.find_nar(b"/nar/%d" % number) is None for number in range(3)] == [True, False, False]
+        turns.answers.keep_nar(b"/nar/%d" % number, nars[number])
+    assert turns.answers.find_nar(b"/nar/0") is nars[0]
+    turns.answers.keep_nar(b"/nar/2", nars[2])
+    assert [turns.answers.find_nar(b"/nar/%d" % number) for number in range(3)] == [nars[0], None, nars[2]]
     assert turns.has(b"/found")
 
 
-def test_absent_paths_are_forgotten_when_they_are_too_many(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recent_answers, "MAX_ABSENT", 3)
-    for number in range(3):
-        turns.answers.keep_absent(b"/%d" % number)
-    assert [turns.has(name) for name in (b"/absent", b"/0", b"/1", b"/2")] == [False, False, False, True]
+def test_a_nar_goes_with_a_change_that_nobody_has_seen_yet(database: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "icehouse.db"
+    copy.write_bytes(database.read_bytes())
+    with closing(Turns(copy)) as turns, closing(connect(copy)) as writer:
+        assert turns.answers.find_nar(b"/nar") is None
+        turns.answers.keep_nar(b"/nar", KeptNar(b"", NarRow(1, 1, 60_000, bytes(32), 1, None), Head(200)))
+        change("UPDATE path SET hidden_at = 1")(writer)
+        turns.end_turn()
+        assert turns.answers.find_nar(b"/nar") is None
+
+
+def test_absent_paths_have_room_of_their_own(turns: Turns) -> None:
+    for number in range(100):
+        turns.answers.keep_absent(b"/%d" % number, TRAFFIC)
+    kept = [turns.has(b"/%d" % number) for number in range(100)].count(True)
+    assert 50 < kept < 100
     assert turns.has(b"/found")
+
+
+def test_what_is_missed_is_counted_when_somebody_asks(turns: Turns) -> None:
+    turns.answers.settle()
+    misses = TRAFFIC.misses
+    assert [turns.has(b"/absent") for _ in range(3)] == [True] * 3
+    turns.answers.settle()
+    assert TRAFFIC.misses == misses + 3
 
 
 def test_a_database_that_cannot_be_read_is_no_answer(database: Path) -> None:

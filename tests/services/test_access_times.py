@@ -10,7 +10,7 @@ from icehouse.db.access_times import ACCESS_REVISION, PathUse, load_uses
 from icehouse.db.engine import Database, connect
 from icehouse.db.migrate import prepare_access_database
 from icehouse.errors import Unavailable
-from icehouse.services.access_times import AccessTimes, PathUses
+from icehouse.services.access_times import AccessTimes
 from icehouse.services.flushing import flush_regularly
 
 
@@ -56,31 +56,33 @@ async def test_many_paths_are_written(database: Database) -> None:
     assert await uses_of(database, *some) == [PathUse(n, n, 1) for n in some]
 
 
-async def test_what_is_kept_with_an_answer_counts_as_what_is_noted(database: Database) -> None:
+async def test_what_is_counted_elsewhere_is_noted_before_anybody_looks(database: Database) -> None:
     times = AccessTimes(database)
-    kept, other = PathUses(1), PathUses(1)
-    times.count(kept, 100)
+    counted = [(1, 100, 5)]
+
+    def settle() -> None:
+        while counted:
+            times.note(*counted.pop())
+
+    times.settle_first(settle)
     times.note(1, 101)
-    times.count(other, 102)
-    assert times.last_use(1) == 102
+    assert times.last_use(1) == 101
+    counted.append((1, 102, 2))
     await times.flush()
-    assert await uses_of(database, 1) == [PathUse(1, 102, 3)]
+    assert await uses_of(database, 1) == [PathUse(1, 102, 8)]
     assert times.last_use(1) is None
-    times.count(other, 103)
-    times.count(kept, 104)
-    await times.flush()
-    assert await uses_of(database, 1) == [PathUse(1, 104, 5)]
+    counted.append((1, 103, 1))
+    assert times.last_use(1) == 103
 
 
-async def test_what_is_counted_while_it_is_written_is_written_next(database: Database) -> None:
+async def test_what_is_noted_while_it_is_written_is_written_next(database: Database) -> None:
     times = AccessTimes(database)
-    kept = [PathUses(path_id) for path_id in range(60_000)]
-    for uses in kept:
-        times.count(uses, 100)
+    for path_id in range(60_000):
+        times.note(path_id, 100)
     flush = asyncio.create_task(times.flush())
     await asyncio.sleep(0)
-    for uses in (kept[0], kept[59_999]):  # the first is being written, the last is not
-        times.count(uses, 101)
+    for path_id in (0, 59_999):  # the first is being written, the last is not
+        times.note(path_id, 101)
     await asyncio.gather(flush, times.flush())
     await times.flush()
     assert await uses_of(database, 0, 1, 59_999) == [PathUse(0, 101, 2), PathUse(1, 100, 1), PathUse(59_999, 101, 2)]
@@ -100,15 +102,14 @@ async def test_what_could_not_be_written_is_kept_for_the_next_time(database: Dat
 
 async def test_nothing_of_many_is_lost_when_the_disk_fails(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     times = AccessTimes(database)
-    kept = [PathUses(path_id) for path_id in range(120_000)]
-    for uses in kept:
-        times.count(uses, 100)
+    for path_id in range(120_000):
+        times.note(path_id, 100)
     write, failures = database.write, iter([False, True])
 
     async def fail_at_the_second(work: Callable[[Connection], None]) -> None:
         if next(failures):
-            times.count(kept[70_000], 110)  # of the batch that fails
-            times.count(kept[119_999], 110)  # of one that is not begun
+            times.note(70_000, 110)  # of the batch that fails
+            times.note(119_999, 110)  # of one that is not begun
             raise Unavailable("the disk is full")
         await write(work)
 
@@ -116,7 +117,7 @@ async def test_nothing_of_many_is_lost_when_the_disk_fails(database: Database, m
     with pytest.raises(Unavailable):
         await times.flush()
     monkeypatch.undo()
-    times.count(kept[60_000], 120)
+    times.note(60_000, 120)
     await times.flush()
     expected = [PathUse(1, 100, 1), PathUse(60_000, 120, 2), PathUse(70_000, 110, 2), PathUse(119_999, 110, 2)]
     assert await uses_of(database, 1, 60_000, 70_000, 119_999) == expected

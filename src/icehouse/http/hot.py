@@ -42,10 +42,9 @@ from icehouse.http.files import (
 )
 from icehouse.http.metrics import RouteCounters, ServerCounters
 from icehouse.http.ranges import ByteRange
-from icehouse.http.recent_answers import KeptNar, KeptNarinfo, RecentAnswers
+from icehouse.http.recent_answers import KeptNar, RecentAnswers, Subject
 from icehouse.http.streaming import ClientLeft, send_blocks, takes_pieces
 from icehouse.nix import nix32
-from icehouse.services.access_times import PathUses
 from icehouse.services.traffic import CacheTraffic
 from icehouse.storage.blobs import Piece
 
@@ -138,8 +137,10 @@ class HotParts:
     queries: ServingQueries
     check_pull: PullCheck
     nars: NarSource
-    count_use: Callable[[PathUses, int], None]
-    """Counts in memory that a path was used at a time."""
+    note_use: Callable[[int, int, int], None]
+    """Notes in memory that a path was used, last at a time, so many times."""
+    settle_first: Callable[[Callable[[], None]], None]
+    """Has a function called before uses and traffic are looked at, which notes those that were counted elsewhere."""
     note_download: Callable[[int, int | None, str, int], None]
     """Notes in memory that the NAR of a path was downloaded: with a token, by number, or from an address, at a time."""
     traffic_of: Callable[[str], CacheTraffic]
@@ -160,12 +161,12 @@ class HotRoutes:
         "_cache_info",
         "_check_pull",
         "_clock",
-        "_count_use",
         "_find_client",
         "_nar",
         "_narinfo",
         "_nars",
         "_note_download",
+        "_note_use",
         "_queries",
         "_recent",
         "_rest",
@@ -176,7 +177,7 @@ class HotRoutes:
         self._queries = parts.queries
         self._check_pull = parts.check_pull
         self._nars = parts.nars
-        self._count_use = parts.count_use
+        self._note_use = parts.note_use
         self._note_download = parts.note_download
         self._traffic_of = parts.traffic_of
         self._clock = parts.clock
@@ -184,7 +185,8 @@ class HotRoutes:
         self._narinfo = parts.counters.route("narinfo")
         self._nar = parts.counters.route("nar")
         self._cache_info = parts.counters.route("nix-cache-info")
-        self._recent = RecentAnswers(parts.queries, parts.call_soon)
+        self._recent = RecentAnswers(parts.queries, parts.call_soon, self._note_given)
+        parts.settle_first(self._recent.settle)
         self._rest = rest
 
     def answer_now(self, raw_path: bytes, headers: Iterable[Header], *, peer: str, is_head: bool) -> SmallAnswer | None:
@@ -196,10 +198,10 @@ class HotRoutes:
         """
         # The shortest way of all: every step of it is in the requests per second that `make bench` compares.
         began = time.perf_counter()
-        kept = self._find_kept(raw_path, is_head=is_head)
+        kept = None if is_head else self._find_kept(raw_path)
         if kept is not None:
             self._narinfo.from_memory += 1
-            self._narinfo.count(kept.head.status, time.perf_counter() - began, 0 if is_head else len(kept.body))
+            self._narinfo.count(kept.head.status, time.perf_counter() - began, len(kept.body))
             return kept
         match = HOT_PATH.fullmatch(raw_path)
         if match is None:
@@ -228,22 +230,17 @@ class HotRoutes:
         else:
             await self._answer_nar(scope, receive, send, cache.decode(), nar_hash.decode())
 
-    def _find_kept(self, raw_path: bytes, *, is_head: bool) -> SmallAnswer | None:
+    def _find_kept(self, raw_path: bytes) -> SmallAnswer | None:
+        """The answer to GET that is kept in memory. HEAD, which Nix asks once for a path, goes to the database."""
         try:
             found = self._recent.find(raw_path)
         except sqlite3.Error:
             return None  # what is asked next says so
         if found is not None:
-            self._count_use(found, self._clock())
-            body, traffic = found.body, found.traffic
-            traffic.hits += 1
-            if not is_head:
-                traffic.sent_bytes += len(body)
-            return SmallAnswer(_PUBLIC_NARINFO, body)
+            return SmallAnswer(_PUBLIC_NARINFO, found)
         if self._recent.is_absent(raw_path):
-            _, cache, name = raw_path.split(b"/")
-            self._traffic_of(cache.decode()).misses += 1
-            return SmallAnswer(_NOT_FOUND, _no_such_path(cache, name.removesuffix(b".narinfo")))
+            # What was kept is `/<cache>/<hash part>.narinfo`.
+            return SmallAnswer(_NOT_FOUND, _no_such_path(raw_path[1:-41], raw_path[-40:-8]))
         return None
 
     def _answer_narinfo(
@@ -263,20 +260,17 @@ class HotRoutes:
             traffic.misses += 1
             head = _NOT_FOUND
             body = _no_such_path(cache.encode(), hash_part.encode())
-            if row[0]:
-                self._recent.keep_absent(raw_path)
+            if row[0] and not is_head:
+                self._recent.keep_absent(raw_path, traffic)
         else:
             head = _PUBLIC_NARINFO if row[0] else _PRIVATE_NARINFO
             body = render_row(row, hash_part)
             traffic.hits += 1
             if not is_head:
                 traffic.sent_bytes += len(body)
-            if row[0]:
-                narinfo = KeptNarinfo(path_id, body, traffic)
-                self._count_use(narinfo, self._clock())
-                self._recent.keep(raw_path, narinfo)
-            else:
-                self._count_use(PathUses(path_id), self._clock())
+                if row[0]:
+                    self._recent.keep(raw_path, body, Subject(path_id, traffic))
+            self._note_use(path_id, self._clock(), 1)
         self._narinfo.count(head.status, time.perf_counter() - began, 0 if is_head else len(body))
         return SmallAnswer(head, body)
 
@@ -301,30 +295,27 @@ class HotRoutes:
         if any(name in _FOR_PARTS for name, _ in headers):
             return None
         token_id: int | None = None
-        kept = self._recent.find_nar(raw_path)
-        if kept is not None:
-            uses, body, row, head = kept, kept.body, kept.row, kept.head
-            self._nar.from_memory += 1
-        else:
-            missing = _NO_CACHE
-            try:
+        missing = _NO_CACHE
+        try:
+            kept = self._recent.find_nar(raw_path)
+            if kept is not None:
+                body, row, head = kept
+                self._nar.from_memory += 1
+            else:
                 row, token_id = self._find_nar(headers, peer, cache, nar_hash)
                 if row.nar_id is None or row.path_id is None or row.file_size > _SMALL_NAR_BYTES:
                     return None
                 missing = _NO_FILE
                 found = self._nars.read_small(row.nar_id)
-            except (IcehouseError, sqlite3.Error) as exc:
-                return _refuse(exc, counters=self._nar, began=began, is_head=is_head, missing=missing)
-            if found is None:
-                return None
-            body, head = found, Head(200, *_nar_headers(row), ACCEPT_RANGES, (b"etag", _nar_etag(row)))
-            # What is damaged on the disk is read again each time, until it is healed.
-            if row.is_public and row.hidden_at is None and sha256(body).digest() == row.file_hash:
-                uses = KeptNar(row.path_id, body, row, head)
-                self._recent.keep_nar(raw_path, uses)
-            else:
-                uses = PathUses(row.path_id)
-        self._note_nar(uses, row, token_id, headers, peer, has_body=not is_head)
+                if found is None:
+                    return None
+                body, head = found, Head(200, *_nar_headers(row), ACCEPT_RANGES, (b"etag", _nar_etag(row)))
+                # What is damaged on the disk is read again each time, until it is healed.
+                if row.is_public and row.hidden_at is None and sha256(body).digest() == row.file_hash:
+                    self._recent.keep_nar(raw_path, KeptNar(body, row, head))
+        except (IcehouseError, sqlite3.Error) as exc:
+            return _refuse(exc, counters=self._nar, began=began, is_head=is_head, missing=missing)
+        self._note_nar(row, token_id, headers, peer, has_body=not is_head)
         self._nar.count(200, time.perf_counter() - began, 0 if is_head else len(body))
         if not is_head:
             self._count_nar(cache, len(body))
@@ -345,8 +336,7 @@ class HotRoutes:
             return await answer(send, refusal.head.status, refusal.head.headers, refusal.body, is_head=is_head)
         status, headers, part = plan_nar_answer(scope, row, nar.file_size)
         has_body = part is not None and not is_head
-        uses = PathUses(row.path_id)
-        self._note_nar(uses, row, token_id, scope["headers"], find_peer(scope), has_body=has_body)
+        self._note_nar(row, token_id, scope["headers"], find_peer(scope), has_body=has_body)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         sent = 0
         try:
@@ -373,22 +363,22 @@ class HotRoutes:
         traffic.nars += 1
         traffic.sent_bytes += sent_bytes
 
+    def _note_given(self, subject: Subject, count: int, body_bytes: int) -> None:
+        """Note that a kept narinfo was given so often."""
+        self._note_use(subject.path_id, self._clock(), count)
+        subject.traffic.hits += count
+        subject.traffic.sent_bytes += count * body_bytes
+
     def _note_nar(
-        self,
-        uses: PathUses,
-        row: NarRow,
-        token_id: int | None,
-        headers: Iterable[Header],
-        peer: str,
-        *,
-        has_body: bool,
+        self, row: NarRow, token_id: int | None, headers: Iterable[Header], peer: str, *, has_body: bool
     ) -> None:
+        assert row.path_id is not None  # noqa: S101  else there is no answer
         now = self._clock()
         if row.hidden_at is None:
-            self._count_use(uses, now)
+            self._note_use(row.path_id, now, 1)
         if has_body:
             address = "" if token_id is not None else self._find_client(peer, headers)
-            self._note_download(uses.path_id, token_id, address, now)
+            self._note_download(row.path_id, token_id, address, now)
 
     def _check(self, headers: Iterable[Header], peer: str, cache: str, *, has_cache: bool) -> int:
         address = self._find_client(peer, headers)

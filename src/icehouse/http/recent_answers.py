@@ -7,13 +7,13 @@ committed before a request arrived is seen by its answer.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Final, NamedTuple
 
 from icehouse.db.serving import NarRow, ServingQueries
 from icehouse.http.asgi import Head
-from icehouse.services.access_times import PathUses
+from icehouse.http.path_table import PathTable
 from icehouse.services.traffic import CacheTraffic
 
 MAX_BYTES: Final = 192 * 1024 * 1024
@@ -22,53 +22,27 @@ MAX_BYTES: Final = 192 * 1024 * 1024
 MAX_NAR_BYTES: Final = 32 * 1024 * 1024
 """All NARs together, of one worker."""
 
-MAX_ABSENT: Final = 200_000
-"""Paths that are known to be absent, at some 120 bytes each. Beyond that all are forgotten, and learned anew."""
+MAX_ABSENT_BYTES: Final = 48 * 1024 * 1024
+"""All paths together that are known to be absent, of one worker: more than 190,000."""
 
-_ENTRY_BYTES: Final = 320
-"""What a narinfo takes beside the path that was asked for and its text. A NAR takes a little more."""
-
-
-class KeptAnswer(PathUses):
-    """The body of an answer, and the uses of the path that it is about.
-
-    One object for both: where 100,000 answers take turns, each object that one needs is fetched from main memory.
-    """
-
-    __slots__ = ("body",)
-
-    def __init__(self, path_id: int, body: bytes) -> None:
-        super().__init__(path_id)
-        self.body = body
-
-    def forget(self) -> None:
-        """Let go of the answer. The uses are still to be written."""
-        self.body = b""
+_NAR_ENTRY_BYTES: Final = 500
+"""What a NAR takes beside the path that was asked for and its file."""
 
 
-class KeptNarinfo(KeptAnswer):
-    """A narinfo."""
+class Subject(NamedTuple):
+    """What a narinfo is about."""
 
-    __slots__ = ("traffic",)
-
-    def __init__(self, path_id: int, body: bytes, traffic: CacheTraffic) -> None:
-        super().__init__(path_id, body)
-        self.traffic = traffic
-        """Where to count that somebody asked for it."""
+    path_id: int
+    traffic: CacheTraffic
+    """Where to count that somebody asked for it."""
 
 
-class KeptNar(KeptAnswer):
+class KeptNar(NamedTuple):
     """The file of a NAR."""
 
-    __slots__ = ("head", "row")
-
-    def __init__(self, path_id: int, body: bytes, row: NarRow, head: Head) -> None:
-        super().__init__(path_id, body)
-        self.row = row
-        self.head = head
-
-
-T = TypeVar("T", bound=KeptAnswer)
+    body: bytes
+    row: NarRow
+    head: Head
 
 
 class RecentAnswers:
@@ -77,63 +51,81 @@ class RecentAnswers:
     Belongs to one event loop. Only what is the same for every caller may be kept, and of NARs those of visible paths.
     """
 
-    __slots__ = ("_absent", "_added", "_call_soon", "_changed", "_found", "_is_checked", "_nars", "_queries")
+    __slots__ = ("_absent", "_added", "_call_soon", "_changed", "_is_checked", "_narinfos", "_nars", "_queries")
 
     def __init__(
         self,
         queries: ServingQueries,
         call_soon: Callable[[Callable[[], None]], object],
+        note: Callable[[Subject, int, int], None],
         *,
         max_bytes: int = MAX_BYTES,
         max_nar_bytes: int = MAX_NAR_BYTES,
+        max_absent_bytes: int = MAX_ABSENT_BYTES,
     ) -> None:
-        """Begin with none. *call_soon* has a function called in the next turn of the event loop."""
+        """Begin with none.
+
+        *call_soon* has a function called in the next turn of the event loop. *note* gets, now and then, which narinfo
+        was given, how often, and the length of its text.
+        """
         self._queries = queries
         self._call_soon = call_soon
-        self._found = _Kept[KeptNarinfo](max_bytes)
-        self._nars = _Kept[KeptNar](max_nar_bytes)
-        self._absent: set[bytes] = set()
+        self._narinfos = PathTable[Subject](max_bytes, note)
+        self._nars = _Nars(max_nar_bytes)
+        self._absent = PathTable[CacheTraffic](max_absent_bytes, _note_missed)
         self._added: int = -1
         self._changed: int = -1
         self._is_checked = False
 
-    def find(self, raw_path: bytes) -> KeptNarinfo | None:
-        """The narinfo at *raw_path*, if it was kept and is true.
+    def find(self, raw_path: bytes) -> bytes | None:
+        """The narinfo at *raw_path*, if it was kept and is true. It counts as given.
 
         Raises:
             sqlite3.Error: the database could not be read.
         """
         if not self._is_checked:
             self._check()
-        return self._found.find(raw_path)
+        return self._narinfos.find(raw_path)
 
     def is_absent(self, raw_path: bytes) -> bool:
-        """Whether it is known that nothing is at *raw_path*. To be asked right after `find` had nothing."""
-        return raw_path in self._absent
+        """Whether it is known that no narinfo is at *raw_path*. To be asked right after `find` had nothing.
+
+        It counts as missed then.
+        """
+        return self._absent.find(raw_path) is not None
 
     def find_nar(self, raw_path: bytes) -> KeptNar | None:
-        """The NAR at *raw_path*, if it was kept and is still there. To be asked right after `find` had nothing."""
+        """The NAR at *raw_path*, if it was kept and is still there.
+
+        Raises:
+            sqlite3.Error: the database could not be read.
+        """
+        if not self._is_checked:
+            self._check()
         return self._nars.find(raw_path)
 
-    def keep(self, raw_path: bytes, found: KeptNarinfo) -> None:
+    def keep(self, raw_path: bytes, narinfo: bytes, subject: Subject) -> None:
         """Keep what the database gave just now, after `find` had nothing."""
-        self._found.put(raw_path, found)
+        self._narinfos.put(raw_path, narinfo, subject)
 
     def keep_nar(self, raw_path: bytes, found: KeptNar) -> None:
         """Keep a NAR that was read just now, after `find_nar` had nothing."""
         self._nars.put(raw_path, found)
 
-    def keep_absent(self, raw_path: bytes) -> None:
-        """Keep that the database had nothing just now."""
-        if len(self._absent) >= MAX_ABSENT:
-            self._absent.clear()
-        self._absent.add(raw_path)
+    def settle(self) -> None:
+        """Have noted what was given and missed since that was last done."""
+        self._narinfos.settle()
+        self._absent.settle()
+
+    def keep_absent(self, raw_path: bytes, traffic: CacheTraffic) -> None:
+        """Keep that the database had nothing just now, and where to count that somebody asks for it."""
+        self._absent.put(raw_path, b"", traffic)
 
     def _check(self) -> None:
         # Read before anything that is kept in this turn, so that no answer is older than the numbers it is kept with.
         added, changed = self._queries.find_version()
         if changed != self._changed:
-            self._found.clear()
+            self._narinfos.clear()
             self._nars.clear()
         if (added, changed) != (self._added, self._changed):
             self._absent.clear()
@@ -145,46 +137,36 @@ class RecentAnswers:
         self._is_checked = False
 
 
-class _Kept(Generic[T]):
-    """What was used last, of so many bytes at most.
+def _note_missed(traffic: CacheTraffic, count: int, _: int) -> None:
+    traffic.misses += count
 
-    A hit touches nothing here but what it gives. The queue has everything in the order in which it came; what was used
-    since it came, or since it was seen at the front, goes to the end instead of being dropped: the replacement known
-    as second chance, or clock.
-    """
 
-    __slots__ = ("_bytes", "_entries", "_max_bytes", "_queue", "find")
+class _Nars:
+    """The NARs that were used last, of so many bytes at most."""
+
+    __slots__ = ("_bytes", "_entries", "_max_bytes")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._entries: dict[bytes, T] = {}
-        self._queue: deque[tuple[bytes, int]] = deque()
-        """Paths that were asked, and when what is at them had been used last."""
-        self.find: Callable[[bytes], T | None] = self._entries.get
+        self._entries: OrderedDict[bytes, KeptNar] = OrderedDict()
 
-    def put(self, raw_path: bytes, entry: T) -> None:
-        """Keep *entry*, of which there is none yet."""
-        entries = self._entries
-        entries[raw_path] = entry
-        self._queue.append((raw_path, entry.last_used_at))
-        self._bytes += _size(raw_path, entry)
+    def find(self, raw_path: bytes) -> KeptNar | None:
+        found = self._entries.get(raw_path)
+        if found is not None:
+            self._entries.move_to_end(raw_path)
+        return found
+
+    def put(self, raw_path: bytes, found: KeptNar) -> None:
+        self._entries[raw_path] = found
+        self._bytes += _size(raw_path, found)
         while self._bytes > self._max_bytes:
-            oldest, seen_at = self._queue.popleft()
-            if entries[oldest].last_used_at > seen_at:
-                self._queue.append((oldest, entries[oldest].last_used_at))
-            else:
-                dropped = entries.pop(oldest)
-                self._bytes -= _size(oldest, dropped)
-                dropped.forget()
+            self._bytes -= _size(*self._entries.popitem(last=False))
 
     def clear(self) -> None:
-        for entry in self._entries.values():
-            entry.forget()
         self._entries.clear()
-        self._queue.clear()
         self._bytes = 0
 
 
-def _size(raw_path: bytes, entry: KeptAnswer) -> int:
-    return _ENTRY_BYTES + len(raw_path) + len(entry.body)
+def _size(raw_path: bytes, found: KeptNar) -> int:
+    return _NAR_ENTRY_BYTES + len(raw_path) + len(found.body)

@@ -63,6 +63,11 @@ class TrafficCounts:
         self._clock = clock
         self._counts: dict[str, CacheTraffic] = {}
         self._sized_hour = -1
+        self._settle: list[Callable[[], None]] = []
+
+    def settle_first(self, settle: Callable[[], None]) -> None:
+        """Have *settle* called before anything is written: it adds what was counted elsewhere."""
+        self._settle.append(settle)
 
     def of(self, cache_name: str) -> CacheTraffic:
         """Where to count for a cache that there is. Always the same for one name, so that it may be kept."""
@@ -79,6 +84,8 @@ class TrafficCounts:
         Raises:
             StorageError: a database failed.
         """
+        for settle in self._settle:
+            settle()
         now = self._clock()
         hour = now - now % HOUR_SECONDS
         is_due = hour != self._sized_hour
