@@ -75,7 +75,7 @@ def max_chunks(nar_size: int) -> int:
 
 
 class Chunker:
-    """Cuts one NAR that is fed to it piece by piece. Holds at most about two chunks and one piece. Single-threaded.
+    """Cuts one NAR that is fed to it piece by piece. Holds at most about four chunks and two pieces. Single-threaded.
 
     The cuts depend on the NAR alone and not on the pieces.
     """
@@ -91,8 +91,12 @@ class Chunker:
             max_size=parameters.max_bytes,
             normalized_chunking=parameters.normalization,  # pyright: ignore[reportArgumentType] - an int from the server's answer; FastCDC checks it
         )
-        # All indices below are into the buffer; it begins where FastCDC made its last cut.
-        self._buffer = bytearray()
+        # All indices below are into the buffer, whose bytes before the start and behind the end are of no account. What
+        # is left moves to its front only when it is full: a `bytearray` that loses its front takes new memory, and
+        # copies what is left, with each piece that is added (0.13 s for 300 MB in pieces of 1 MiB; this takes 0.05).
+        self._buffer = memoryview(bytearray())
+        self._start = 0  # FastCDC's last cut
+        self._end = 0
         self._is_uncut = True
         self._searched = 0  # no store hash whose directory begins before this is still to be found
         self._chunk_start = 0  # FastCDC's last cut, or the end of the store hash that it fell into
@@ -101,18 +105,37 @@ class Chunker:
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[CutChunk]:
         """Take the next bytes of the NAR; give the chunks that are now known, often none."""
-        self._buffer += data
+        self._append(data)
         self._zero_store_hashes()
         return self._cut(self._searched, is_last=False)
 
     def finish(self) -> list[CutChunk]:
         """The rest of the NAR. The chunker is used up then."""
-        if self._is_uncut and 0 < len(self._buffer) <= self._max_bytes:
-            return [self._take(len(self._buffer))]
-        return self._cut(len(self._buffer), is_last=True)
+        if self._is_uncut and 0 < self._end <= self._max_bytes:
+            return [self._take(self._end)]
+        return self._cut(self._end, is_last=True)
+
+    def _append(self, data: bytes | bytearray | memoryview) -> None:
+        size = len(data)
+        if self._end + size > len(self._buffer):
+            self._make_room(size)
+        self._buffer[self._end : self._end + size] = data
+        self._end += size
+
+    def _make_room(self, size: int) -> None:
+        """Move what is left to the front, of a longer buffer if it would be full again too soon."""
+        start, kept = self._start, self._end - self._start
+        left = self._buffer[start : self._end]
+        if len(self._buffer) < 2 * (kept + size):
+            self._buffer = memoryview(bytearray(2 * (kept + size)))
+        self._buffer[:kept] = left
+        self._start, self._end = 0, kept
+        self._searched -= start
+        self._chunk_start -= start
+        self._positions = [position - start for position in self._positions]
 
     def _zero_store_hashes(self) -> None:
-        buffer = self._buffer
+        buffer = self._buffer[: self._end]
         directory = find_bytes(buffer, self._prefix, self._searched)
         while directory >= 0:
             position = directory + len(self._prefix)
@@ -123,7 +146,7 @@ class Chunker:
                 buffer[position : position + STORE_HASH_BYTES] = _ZEROED_HASH
             directory = find_bytes(buffer, self._prefix, directory + 1)
         # A store hash that is not complete yet begins in the last bytes. (A zeroed one does not match again.)
-        self._searched = max(self._searched, len(buffer) - self._needle_bytes + 1)
+        self._searched = max(self._searched, self._end - self._needle_bytes + 1)
 
     def _cut(self, settled: int, *, is_last: bool) -> list[CutChunk]:
         natural_cuts = self._natural_cuts(settled, is_last=is_last)
@@ -131,18 +154,14 @@ class Chunker:
             return []
         chunks = [self._take(self._cut_outside_hashes(cut)) for cut in natural_cuts]
         self._is_uncut = False
-        dropped = natural_cuts[-1]
-        del self._buffer[:dropped]
-        self._searched -= dropped
-        self._chunk_start -= dropped
-        self._positions = [position - dropped for position in self._positions]
+        self._start = natural_cuts[-1]
         return chunks
 
     def _natural_cuts(self, settled: int, *, is_last: bool) -> list[int]:
         """FastCDC's cuts. It looks ahead by the longest chunk, so without the NAR's end the last ones must wait."""
         cuts: list[int] = []
-        end = 0
-        pieces = self._cutter.cut_buf(memoryview(self._buffer)[:settled])
+        end = self._start
+        pieces = self._cutter.cut_buf(self._buffer[end:settled])
         while end < settled if is_last else settled - end > self._max_bytes:
             end += next(pieces).length
             cuts.append(end)
@@ -162,7 +181,7 @@ class Chunker:
         while count < len(self._positions) and self._positions[count] < end:
             count += 1
         chunk = CutChunk(
-            bytes(memoryview(self._buffer)[start:end]),
+            bytes(self._buffer[start:end]),
             tuple(position - start for position in self._positions[:count]),
             tuple(self._hashes[:count]),
         )
