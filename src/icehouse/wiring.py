@@ -60,7 +60,7 @@ from icehouse.services.contents import Contents
 from icehouse.services.differences import Differences
 from icehouse.services.downloads import Downloads
 from icehouse.services.exchange import Exchange
-from icehouse.services.flushing import flush_regularly
+from icehouse.services.flushing import Settle, flush_regularly
 from icehouse.services.forgetting import Forgetting
 from icehouse.services.issuer_keys import IssuerKeyring
 from icehouse.services.keys import Keys
@@ -337,7 +337,7 @@ async def open_parts(settings: ServerSettings) -> AsyncGenerator[tuple[ServerPar
         yield parts, hot, pages
 
 
-def _settle_first(access_times: AccessTimes, traffic: TrafficCounts, settle: Callable[[], None]) -> None:
+def _settle_first(access_times: AccessTimes, traffic: TrafficCounts, settle: Settle) -> None:
     access_times.settle_first(settle)
     traffic.settle_first(settle)
 

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import hashlib
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ from icehouse.nix import nix32
 from icehouse.nix.narinfo import parse_narinfo, render_narinfo
 from icehouse.rules.access import Permission, Token, hash_token, make_token
 from icehouse.services.access import Access, HotAccess
+from icehouse.services.flushing import Settle
 from icehouse.services.traffic import CacheTraffic
 from icehouse.storage.blobs import Piece
 from tests.http.asgi_client import Answer, ask, make_scope
@@ -80,7 +81,7 @@ class World:
     nar: Nar
     database: Database
     counters: ServerCounters
-    settle: list[Callable[[], None]]
+    settle: list[Settle]
     """Have noted what was counted elsewhere."""
     is_purged: bool = False
     uses: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
@@ -204,7 +205,7 @@ async def world(tmp_path: Path, filled: Path) -> AsyncIterator[World]:
 
     with closing(database.open_reader()) as reader:
         world = World.__new__(World)
-        settle: list[Callable[[], None]] = []
+        settle: list[Settle] = []
         hot = HotParts(
             queries=ServingQueries(reader),
             check_pull=HotAccess(Access(database, clock=lambda: NOW), reader, path, clock=lambda: NOW).check_pull,
@@ -455,7 +456,7 @@ async def test_uses_are_noted_for_what_was_found(world: World) -> None:
     await world.get(f"/open/{HIDDEN}.narinfo")
     await world.get("/open/nix-cache-info")
     await world.get(f"/open/{PATH}.narinfo")
-    world.settle[0]()
+    assert not world.settle[0](100)
     assert world.uses == [(1, NOW)] * 4
 
 
@@ -551,7 +552,7 @@ async def test_what_is_asked_of_a_cache_is_counted_for_it(world: World) -> None:
     await world.get(f"/secret/{PATH}.narinfo")
     await world.get(f"/nowhere/{PATH}.narinfo")
     text = await world.get(f"/open/{PATH}.narinfo")
-    world.settle[0]()
+    assert not world.settle[0](100)
     assert world.traffic == {
         "open": CacheTraffic(7, 3, 3, 3 * len(BODY) + 4 * len(text.body)),
         "secret": CacheTraffic(1, 0, 0, len(narinfo.body)),

@@ -182,12 +182,13 @@ def test_what_was_given_is_noted_when_the_answer_goes_or_somebody_asks(database:
         assert not turns.has(b"/found")
         turns.answers.keep(b"/found", FOUND, SUBJECT)
         assert [turns.has(b"/found") for _ in range(3)] == [True] * 3
-        turns.answers.settle()
+        assert not turns.answers.settle(100)
         assert turns.given == [(1, 3)]
         assert turns.has(b"/found")
         change("UPDATE path SET hidden_at = 1")(writer)
         turns.end_turn()
         assert not turns.has(b"/found")
+        assert not turns.answers.settle(100)
         assert turns.given == [(1, 3), (1, 1)]
 
 
@@ -222,6 +223,7 @@ def test_a_nar_goes_with_a_change_that_nobody_has_seen_yet(database: Path, tmp_p
 
 
 def test_absent_paths_have_room_of_their_own(turns: Turns) -> None:
+    assert not turns.has(b"/other")
     for number in range(100):
         turns.answers.keep_absent(b"/%d" % number, TRAFFIC)
     kept = [turns.has(b"/%d" % number) for number in range(100)].count(True)
@@ -230,11 +232,19 @@ def test_absent_paths_have_room_of_their_own(turns: Turns) -> None:
 
 
 def test_what_is_missed_is_counted_when_somebody_asks(turns: Turns) -> None:
-    turns.answers.settle()
+    assert not turns.answers.settle(100)
     misses = TRAFFIC.misses
     assert [turns.has(b"/absent") for _ in range(3)] == [True] * 3
-    turns.answers.settle()
+    assert not turns.answers.settle(100)
     assert TRAFFIC.misses == misses + 3
+
+
+def test_nothing_is_kept_of_which_nobody_knows_whether_it_is_there(database: Path) -> None:
+    with closing(Turns(database)) as turns:
+        turns.answers.keep(b"/found", FOUND, SUBJECT)
+        turns.answers.keep_absent(b"/absent", TRAFFIC)
+        assert not turns.has(b"/found")
+        assert not turns.has(b"/absent")
 
 
 def test_a_database_that_cannot_be_read_is_no_answer(database: Path) -> None:

@@ -14,10 +14,9 @@ COMPLETION_VARIABLE: Final = "_ICEHOUSE_COMPLETE"
 
 _INTERRUPTED: Final = 130  # as in `exits`, which is not imported yet when it is needed
 
-
 _COLLECT_AFTER: Final = 20_000
-"""New objects after which cycles are looked for. Commands make few of those; Python's own 700 took 7 of the 110 ms in
-which the modules of a push are imported, and 3 % of a push."""
+"""New objects after which cycles among them are looked for. Commands make few cycles. Looking after each 700 objects,
+as Python does by itself, took 7 of the 110 ms in which the modules of a push are imported, and 2.6 % of a rebuild."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

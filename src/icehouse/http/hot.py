@@ -45,6 +45,7 @@ from icehouse.http.ranges import ByteRange
 from icehouse.http.recent_answers import KeptNar, RecentAnswers, Subject
 from icehouse.http.streaming import ClientLeft, send_blocks, takes_pieces
 from icehouse.nix import nix32
+from icehouse.services.flushing import Settle
 from icehouse.services.traffic import CacheTraffic
 from icehouse.storage.blobs import Piece
 
@@ -138,8 +139,8 @@ class HotParts:
     check_pull: PullCheck
     nars: NarSource
     note_use: Callable[[int, int, int], None]
-    """Notes in memory that a path was used, last at a time, so many times."""
-    settle_first: Callable[[Callable[[], None]], None]
+    """Notes in memory that a path was used, last at or before a time, so many times."""
+    settle_first: Callable[[Settle], None]
     """Has a function called before uses and traffic are looked at, which notes those that were counted elsewhere."""
     note_download: Callable[[int, int | None, str, int], None]
     """Notes in memory that the NAR of a path was downloaded: with a token, by number, or from an address, at a time."""
@@ -364,7 +365,7 @@ class HotRoutes:
         traffic.sent_bytes += sent_bytes
 
     def _note_given(self, subject: Subject, count: int, body_bytes: int) -> None:
-        """Note that a kept narinfo was given so often."""
+        """Note that a kept narinfo was given so often, the last time at most half a minute ago: as if it were now."""
         self._note_use(subject.path_id, self._clock(), count)
         subject.traffic.hits += count
         subject.traffic.sent_bytes += count * body_bytes

@@ -42,6 +42,7 @@ class PathTable(Generic[S]):
     """
 
     __slots__ = (
+        "_aside",
         "_bytes",
         "_hand",
         "_mask",
@@ -72,6 +73,8 @@ class PathTable(Generic[S]):
         """Of each slot, since they were last added up."""
         self._used: list[int] = []
         """All slots that have uses, and maybe others."""
+        self._aside: list[tuple[S, int, int]] = []
+        """Uses of what is no longer in its slot, or was used too often for a byte, as *note* gets them."""
         self._taken = 0
         self._bytes = 0
         self._hand = 0
@@ -91,7 +94,7 @@ class PathTable(Generic[S]):
                     if not uses:
                         self._used.append(at)
                     elif uses == _MOST_USES:
-                        self._settle(at)
+                        self._set_aside(at)
                         uses = 0
                     self._uses[at] = uses + 1
                     return record[end + 1 :]
@@ -112,15 +115,22 @@ class PathTable(Generic[S]):
         while self._bytes > self._max_bytes or self._taken > self._mask * 3 // 4:
             self._drop()
 
-    def settle(self) -> None:
-        """Have all uses noted."""
-        used, self._used = self._used, []
-        for at in used:
-            self._settle(at)
+    def settle(self, most: int) -> bool:
+        """Have uses noted, in *most* steps of one or two microseconds; whether there may be more of them."""
+        for _ in range(most):
+            if self._aside:
+                self._note(*self._aside.pop())
+            elif self._used:
+                self._set_aside(self._used.pop())
+            else:
+                return False
+        return True
 
     def clear(self) -> None:
-        """Drop everything. The uses are noted."""
-        self.settle()
+        """Drop everything. The uses are still noted."""
+        for at in self._used:
+            self._set_aside(at)
+        self._used.clear()
         if self._taken:
             self._tags = bytearray(self._mask + 1)
             self._records = [b""] * (self._mask + 1)
@@ -135,29 +145,31 @@ class PathTable(Generic[S]):
                 if not self._uses[at]:
                     self._remove(at)  # what follows may come here, so the hand stays
                     return
-                self._settle(at)
+                self._set_aside(at)
             self._hand = (at + 1) & self._mask
 
     def _remove(self, at: int) -> None:
         """Free a slot without uses. What lies behind it, for want of room, comes nearer to where it is looked for."""
-        tags, records, subjects, mask = self._tags, self._records, self._subjects, self._mask
+        tags, records, subjects, uses, mask = self._tags, self._records, self._subjects, self._uses, self._mask
         self._taken -= 1
         self._bytes -= _size(records[at])
         following = (at + 1) & mask
         while tags[following]:
             record = records[following]
             if (following - self._home(record[: record.index(_END)])) & mask >= (following - at) & mask:
-                self._settle(following)
                 tags[at], records[at], subjects[at] = tags[following], record, subjects[following]
+                uses[at], uses[following] = uses[following], 0
+                if uses[at]:
+                    self._used.append(at)
                 at = following
             following = (following + 1) & mask
         tags[at], records[at], subjects[at] = 0, b"", None
 
-    def _settle(self, at: int) -> None:
+    def _set_aside(self, at: int) -> None:
         uses, subject, record = self._uses[at], self._subjects[at], self._records[at]
         if uses and subject is not None:
             self._uses[at] = 0
-            self._note(subject, uses, len(record) - record.index(_END) - 1)
+            self._aside.append((subject, uses, len(record) - record.index(_END) - 1))
 
     def _home(self, raw_path: bytes) -> int:
         return hash(raw_path) & self._mask

@@ -106,20 +106,21 @@ class RecentAnswers:
 
     def keep(self, raw_path: bytes, narinfo: bytes, subject: Subject) -> None:
         """Keep what the database gave just now, after `find` had nothing."""
-        self._narinfos.put(raw_path, narinfo, subject)
+        if self._is_checked:  # else `find` failed, and may have it
+            self._narinfos.put(raw_path, narinfo, subject)
 
     def keep_nar(self, raw_path: bytes, found: KeptNar) -> None:
         """Keep a NAR that was read just now, after `find_nar` had nothing."""
         self._nars.put(raw_path, found)
 
-    def settle(self) -> None:
-        """Have noted what was given and missed since that was last done."""
-        self._narinfos.settle()
-        self._absent.settle()
+    def settle(self, most: int) -> bool:
+        """Have noted some of what was given and missed, as `PathTable.settle`; whether there may be more of it."""
+        return self._narinfos.settle(most) or self._absent.settle(most)
 
     def keep_absent(self, raw_path: bytes, traffic: CacheTraffic) -> None:
         """Keep that the database had nothing just now, and where to count that somebody asks for it."""
-        self._absent.put(raw_path, b"", traffic)
+        if self._is_checked:
+            self._absent.put(raw_path, b"", traffic)
 
     def _check(self) -> None:
         # Read before anything that is kept in this turn, so that no answer is older than the numbers it is kept with.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from icehouse.db.access_times import PathUse, add_uses
 from icehouse.db.engine import Database
+from icehouse.services.flushing import Settle, settle_all
 
 MAX_NOTED: Final = 1_000_000
 """Paths noted in memory at most; where writing fails for so long, further ones are not noted."""
@@ -24,23 +24,23 @@ class AccessTimes:
         self._database = database
         self._max_noted = max_noted
         self._noted: dict[int, PathUse] = {}
-        self._settle: list[Callable[[], None]] = []
+        self._settle: list[Settle] = []
 
-    def settle_first(self, settle: Callable[[], None]) -> None:
+    def settle_first(self, settle: Settle) -> None:
         """Have *settle* called before what was noted is looked at: it notes what was counted elsewhere."""
         self._settle.append(settle)
 
     def note(self, path_id: int, now: int, count: int = 1) -> None:
-        """Note that a path was used *count* times, the last time at *now*, in seconds since the epoch."""
+        """Note that a path was used *count* times, the last time no later than *now*, in seconds since the epoch."""
         noted = self._noted.get(path_id)
         if noted is not None:
             self._noted[path_id] = PathUse(path_id, max(now, noted.last_used_at), noted.uses + count)
         elif len(self._noted) < self._max_noted:
             self._noted[path_id] = PathUse(path_id, now, count)
 
-    def last_use(self, path_id: int) -> int | None:
+    async def last_use(self, path_id: int) -> int | None:
         """When a path was last used, of what is not written yet."""
-        self._settle_all()
+        await settle_all(self._settle)
         noted = self._noted.get(path_id)
         return None if noted is None else noted.last_used_at
 
@@ -50,7 +50,7 @@ class AccessTimes:
         Raises:
             StorageError: the database could not be written.
         """
-        self._settle_all()
+        await settle_all(self._settle)
         due, self._noted = list(self._noted.values()), {}
         try:
             while due:
@@ -60,7 +60,3 @@ class AccessTimes:
         finally:
             for use in due:
                 self.note(*use)
-
-    def _settle_all(self) -> None:
-        for settle in self._settle:
-            settle()

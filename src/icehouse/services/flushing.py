@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import structlog
@@ -11,6 +11,12 @@ import structlog
 from icehouse.errors import IcehouseError
 
 FLUSH_SECONDS: Final = 30.0
+
+_STEPS: Final = 5_000
+"""Of settling, before others have their turn: some 10 ms."""
+
+Settle = Callable[[int], bool]
+"""Notes what was counted elsewhere, in so many steps at most; says whether there may be more of it."""
 
 _log = structlog.get_logger()
 
@@ -23,6 +29,13 @@ async def flush_regularly(flush: Callable[[], Awaitable[None]], *, interval_seco
             await _try(flush)
     finally:
         await _try(flush)
+
+
+async def settle_all(settle: Iterable[Settle]) -> None:
+    """Have everything noted that was counted elsewhere."""
+    for each in settle:
+        while each(_STEPS):  # noqa: ASYNC110  nothing is waited for: each call does its part
+            await asyncio.sleep(0)
 
 
 async def _try(flush: Callable[[], Awaitable[None]]) -> None:

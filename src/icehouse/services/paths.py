@@ -114,7 +114,7 @@ class Paths:
 
     async def _find_last_use(self, path_id: int) -> int | None:
         noted = await self._access_database.read(partial(load_uses, path_ids=[path_id]))
-        times = [self._access_times.last_use(path_id), *(use.last_used_at for use in noted.values())]
+        times = [await self._access_times.last_use(path_id), *(use.last_used_at for use in noted.values())]
         return max((time for time in times if time is not None), default=None)
 
 

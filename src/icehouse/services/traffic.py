@@ -25,6 +25,7 @@ from icehouse.db.traffic import (
     roll_up,
     sum_traffic,
 )
+from icehouse.services.flushing import Settle, settle_all
 
 KEEP_HOURS_SECONDS: Final = 35 * DAY_SECONDS
 """How long hours are told apart."""
@@ -63,9 +64,9 @@ class TrafficCounts:
         self._clock = clock
         self._counts: dict[str, CacheTraffic] = {}
         self._sized_hour = -1
-        self._settle: list[Callable[[], None]] = []
+        self._settle: list[Settle] = []
 
-    def settle_first(self, settle: Callable[[], None]) -> None:
+    def settle_first(self, settle: Settle) -> None:
         """Have *settle* called before anything is written: it adds what was counted elsewhere."""
         self._settle.append(settle)
 
@@ -84,8 +85,7 @@ class TrafficCounts:
         Raises:
             StorageError: a database failed.
         """
-        for settle in self._settle:
-            settle()
+        await settle_all(self._settle)
         now = self._clock()
         hour = now - now % HOUR_SECONDS
         is_due = hour != self._sized_hour
