@@ -3,6 +3,8 @@
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # Two targets may install Debian packages.
 MAKEFLAGS += --no-print-directory
+# Commands that are started anew would else compile all their modules each time: 0.36 s instead of 0.20 for a push.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## list the targets

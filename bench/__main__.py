@@ -1,6 +1,7 @@
 """``python -m bench [NAME…]``: measure, and print one table of what came out. Progress goes to stderr."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping
 
@@ -49,6 +50,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured, beside each other (5)")
     arguments = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a user's commands do not compile their modules at each start
     names: list[str] = arguments.names or [name for name in _MEASUREMENTS if name not in _ONLY_BY_NAME]
     if unknown := set(names) - set(_MEASUREMENTS):
         parser.error(f"no measurement is named {', '.join(sorted(unknown))}")
