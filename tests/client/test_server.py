@@ -208,6 +208,17 @@ async def test_a_server_that_does_not_answer_is_waited_for_and_that_is_told_once
     assert told == [f"{url} has not answered for 0.01 seconds; waiting"]
 
 
+async def test_a_first_try_that_took_too_long_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "FIRST_ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(server_module, "_RETRY_SECONDS", 0.05)
+    told: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with connect(Login(f"http://127.0.0.1:{silent.getsockname()[1]}"), tell=told.append) as client:
+            with pytest.raises(Unavailable, match=r"cannot be reached: .*timed out"):
+                await client.list_caches()
+    assert len(told) == 1
+
+
 async def test_known_chunks_come_with_their_numbers(scripted: Callable[..., ScriptedServer]) -> None:
     answer = msgspec.json.encode(ChunksMissingAnswer(known=bytes([0b101, 0b10]), numbers=[7, 9, 12]))
     wrong = msgspec.json.encode(ChunksMissingAnswer(known=bytes([0b11]), numbers=[7]))

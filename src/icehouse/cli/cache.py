@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from icehouse.cli.completion import complete_caches
+from icehouse.cli.cache_argument import CacheArgument
 from icehouse.cli.durations import duration_text, parse_duration
 from icehouse.cli.exits import EXIT_CODES_HELP
 from icehouse.cli.printer import Printer, bytes_text, time_text
@@ -27,15 +27,6 @@ app = typer.Typer(
 _KNOWN_UPSTREAM_KEYS: Final = {
     "https://cache.nixos.org": "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=",
 }
-
-CacheArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="CACHE",
-        help="A cache's name on the logged-in server, or its whole URL.",
-        autocompletion=complete_caches,
-    ),
-]
 
 NONE: Final = "none"
 """What unsets a setting."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from icehouse.cli.cache import CacheArgument
+from icehouse.cli.cache_argument import CacheArgument
 from icehouse.cli.data_folder import FolderOption, clock, open_folder
 from icehouse.cli.exits import EXIT_CODES_HELP
 from icehouse.cli.printer import Printer, time_text

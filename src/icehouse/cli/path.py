@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from icehouse.cli.cache import CacheArgument
+from icehouse.cli.cache_argument import CacheArgument
 from icehouse.cli.exits import EXIT_CODES_HELP
 from icehouse.cli.printer import Printer, bytes_text, time_text
 from icehouse.cli.services import JsonFlag, QuietFlag, Services, carry_out

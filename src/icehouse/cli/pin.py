@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icehouse.cli.cache import CacheArgument
+from icehouse.cli.cache_argument import CacheArgument
 from icehouse.cli.completion import complete_pins
 from icehouse.cli.path import find_path
 from icehouse.cli.printer import Printer, time_text

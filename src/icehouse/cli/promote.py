@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from icehouse.cli.cache import CacheArgument
+from icehouse.cli.cache_argument import CacheArgument
 from icehouse.cli.path import PathArgument, find_path
 from icehouse.cli.printer import Printer
 from icehouse.cli.services import JsonFlag, QuietFlag, Services, carry_out

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from icehouse.cli.cache import CacheArgument
+from icehouse.cli.cache_argument import CacheArgument
 from icehouse.cli.completion import complete_caches
 from icehouse.cli.durations import parse_duration
 from icehouse.cli.exits import EXIT_CODES_HELP, exit_code_of

@@ -13,8 +13,6 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Final, TypeVar
 
-import stamina
-
 from icehouse.api.caches import CacheView
 from icehouse.api.server import ServerParameters
 from icehouse.client.nar_sources import NarSource, find_narinfo, read_small
@@ -22,6 +20,7 @@ from icehouse.client.nar_spool import NarSpool
 from icehouse.client.push import send
 from icehouse.client.push_counts import PushCounts
 from icehouse.client.push_plan import PushPlan, PushSettings, find_externals, first_of, plan_closure
+from icehouse.client.retries import retry
 from icehouse.client.server import Server
 from icehouse.errors import Conflict, Corrupt, Denied, IcehouseError, InvalidFormat, NotFound, Unavailable
 from icehouse.nix.cache_info import MAX_CACHE_INFO_BYTES, parse_cache_info
@@ -335,10 +334,7 @@ def _as_valid(info: NarInfo) -> ValidPath:
 
 async def try_again(work: Callable[[], Awaitable[T]]) -> T:
     """Do *work*, again where what failed may pass by itself."""
-    async for attempt in stamina.retry_context(on=Unavailable, attempts=_ATTEMPTS, wait_max=_MAX_WAIT_SECONDS):
-        with attempt:
-            return await work()
-    raise AssertionError  # stamina ends its loop by a result or an error
+    return await retry(work, on=Unavailable, attempts=_ATTEMPTS, wait_max=_MAX_WAIT_SECONDS)
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

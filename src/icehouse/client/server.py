@@ -12,11 +12,11 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Final, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
-import stamina
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import BuilderError, PyreqwestError
 from pyreqwest.response import Response
@@ -432,26 +432,38 @@ class Server:
         is_repeatable: bool = True,
     ) -> bytes:
         """The body of a successful answer, or of one with the status *also*."""
-        retries = stamina.retry_context(
+        began = time.monotonic()
+        attempts = _ATTEMPTS if self._has_answered else _FIRST_ATTEMPTS
+        work = partial(self._attempt, method, path, body, content_type, also=also)
+        try:
+            return await work()
+        except (RateLimited, Unavailable) as exc:
+            failure = exc
+        from icehouse.client.retries import retry  # noqa: PLC0415  most commands start without it, 12 ms sooner
+
+        return await retry(
+            work,
+            after=failure,
             on=_wait_for if is_repeatable else _wait_before_sent,
-            attempts=_ATTEMPTS if self._has_answered else _FIRST_ATTEMPTS,
-            timeout=_RETRY_SECONDS,
+            attempts=attempts,
+            seconds=_RETRY_SECONDS - (time.monotonic() - began),
             wait_initial=0.2,
             wait_max=_MAX_WAIT_SECONDS,
         )
-        async for attempt in retries:
-            with attempt:
-                cancelled_before = _count_cancellations()
-                try:
-                    answer = await self._try_once(method, path, body, content_type, also=also)
-                finally:
-                    # The HTTP client forgets a cancellation where its answer came in the same moment. Only what came
-                    # meanwhile counts: a task group that fails leaves a count behind until Python 3.13.
-                    if _count_cancellations() > cancelled_before:
-                        raise asyncio.CancelledError
-                self._has_answered = True
-                return answer
-        raise AssertionError(path)  # stamina ends its loop by an answer or an error
+
+    async def _attempt(
+        self, method: str, path: str, body: bytes | None, content_type: str | None, *, also: int
+    ) -> bytes:
+        cancelled_before = _count_cancellations()
+        try:
+            answer = await self._try_once(method, path, body, content_type, also=also)
+        finally:
+            # The HTTP client forgets a cancellation where its answer came in the same moment. Only what came
+            # meanwhile counts: a task group that fails leaves a count behind until Python 3.13.
+            if _count_cancellations() > cancelled_before:
+                raise asyncio.CancelledError
+        self._has_answered = True
+        return answer
 
     async def _stream_lines(self, path: str, body: bytes) -> AsyncGenerator[bytes]:
         """The lines of an answer as they come, without those that are empty."""
@@ -589,7 +601,6 @@ async def connect(
     Raises:
         InvalidFormat: the login's address is malformed (with the first request).
     """
-    stamina.instrumentation.set_on_retry_hooks([])  # else each retry is a line on stderr, which is for people here
     client = (
         ClientBuilder()
         .user_agent(f"icehouse/{__version__}")
@@ -619,7 +630,7 @@ def _pin(cache: str, name: str) -> str:
 
 
 def _wait_for(exc: Exception) -> bool | float:
-    """How stamina is to go on: not at all, with its own wait, or with the one that the server asked for."""
+    """How `retry` is to go on: not at all, with its own wait, or with the one that the server asked for."""
     match exc:
         case RateLimited() | Unavailable():
             seconds = exc.retry_after_seconds
