@@ -86,7 +86,7 @@ class Turns:
             call()
 
     def has(self, raw_path: bytes) -> bool:
-        return self.answers.find(raw_path) is not None or self.answers.is_absent(raw_path)
+        return self.answers.find(raw_path) is not None or self.answers.find_absent(raw_path) is not None
 
     def close(self) -> None:
         self.reader.close()
@@ -98,7 +98,7 @@ def turns(database: Path) -> Iterator[Turns]:
         assert not made.has(b"/found")
         assert not made.has(b"/absent")
         made.answers.keep(b"/found", FOUND, SUBJECT)
-        made.answers.keep_absent(b"/absent", TRAFFIC)
+        made.answers.keep_absent(b"/absent", b"no", TRAFFIC)
         made.end_turn()
         yield made
 
@@ -106,9 +106,9 @@ def turns(database: Path) -> Iterator[Turns]:
 def test_an_answer_is_kept_with_its_path(turns: Turns) -> None:
     for _ in range(2):
         assert turns.answers.find(b"/found") == FOUND
-        assert not turns.answers.is_absent(b"/found")
+        assert turns.answers.find_absent(b"/found") is None
         assert turns.answers.find(b"/absent") is None
-        assert turns.answers.is_absent(b"/absent")
+        assert turns.answers.find_absent(b"/absent") == b"no"
         assert not turns.has(b"/other")
         turns.end_turn()
 
@@ -139,7 +139,7 @@ def test_an_answer_goes_when_it_may_not_be_true_any_more(
     with closing(Turns(copy)) as turns, closing(connect(copy)) as writer:
         assert not turns.has(b"/found")
         turns.answers.keep(b"/found", FOUND, SUBJECT)
-        turns.answers.keep_absent(b"/absent", TRAFFIC)
+        turns.answers.keep_absent(b"/absent", b"no", TRAFFIC)
         made(writer)
         turns.end_turn()
         assert (turns.has(b"/found"), turns.has(b"/absent")) == (found_stays, absent_stays)
@@ -225,7 +225,7 @@ def test_a_nar_goes_with_a_change_that_nobody_has_seen_yet(database: Path, tmp_p
 def test_absent_paths_have_room_of_their_own(turns: Turns) -> None:
     assert not turns.has(b"/other")
     for number in range(100):
-        turns.answers.keep_absent(b"/%d" % number, TRAFFIC)
+        turns.answers.keep_absent(b"/%d" % number, b"no", TRAFFIC)
     kept = [turns.has(b"/%d" % number) for number in range(100)].count(True)
     assert 50 < kept < 100
     assert turns.has(b"/found")
@@ -242,7 +242,7 @@ def test_what_is_missed_is_counted_when_somebody_asks(turns: Turns) -> None:
 def test_nothing_is_kept_of_which_nobody_knows_whether_it_is_there(database: Path) -> None:
     with closing(Turns(database)) as turns:
         turns.answers.keep(b"/found", FOUND, SUBJECT)
-        turns.answers.keep_absent(b"/absent", TRAFFIC)
+        turns.answers.keep_absent(b"/absent", b"no", TRAFFIC)
         assert not turns.has(b"/found")
         assert not turns.has(b"/absent")
 

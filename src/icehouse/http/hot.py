@@ -239,10 +239,8 @@ class HotRoutes:
             return None  # what is asked next says so
         if found is not None:
             return SmallAnswer(_PUBLIC_NARINFO, found)
-        if self._recent.is_absent(raw_path):
-            # What was kept is `/<cache>/<hash part>.narinfo`.
-            return SmallAnswer(_NOT_FOUND, _no_such_path(raw_path[1:-41], raw_path[-40:-8]))
-        return None
+        absent = self._recent.find_absent(raw_path)
+        return None if absent is None else SmallAnswer(_NOT_FOUND, absent)
 
     def _answer_narinfo(
         self, raw_path: bytes, cache: str, hash_part: str, headers: Iterable[Header], peer: str, *, is_head: bool
@@ -262,7 +260,7 @@ class HotRoutes:
             head = _NOT_FOUND
             body = _no_such_path(cache.encode(), hash_part.encode())
             if row[0] and not is_head:
-                self._recent.keep_absent(raw_path, traffic)
+                self._recent.keep_absent(raw_path, body, traffic)
         else:
             head = _PUBLIC_NARINFO if row[0] else _PRIVATE_NARINFO
             body = render_row(row, hash_part)

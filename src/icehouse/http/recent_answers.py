@@ -23,7 +23,7 @@ MAX_NAR_BYTES: Final = 32 * 1024 * 1024
 """All NARs together, of one worker."""
 
 MAX_ABSENT_BYTES: Final = 48 * 1024 * 1024
-"""All paths together that are known to be absent, of one worker: more than 190,000."""
+"""All paths together that are known to be absent, of one worker: some 150,000."""
 
 _NAR_ENTRY_BYTES: Final = 500
 """What a NAR takes beside the path that was asked for and its file."""
@@ -87,12 +87,12 @@ class RecentAnswers:
             self._check()
         return self._narinfos.find(raw_path)
 
-    def is_absent(self, raw_path: bytes) -> bool:
-        """Whether it is known that no narinfo is at *raw_path*. To be asked right after `find` had nothing.
+    def find_absent(self, raw_path: bytes) -> bytes | None:
+        """What to answer if it is known that no narinfo is at *raw_path*. To be asked right after `find` had nothing.
 
         It counts as missed then.
         """
-        return self._absent.find(raw_path) is not None
+        return self._absent.find(raw_path)
 
     def find_nar(self, raw_path: bytes) -> KeptNar | None:
         """The NAR at *raw_path*, if it was kept and is still there.
@@ -117,10 +117,10 @@ class RecentAnswers:
         """Have noted some of what was given and missed, as `PathTable.settle`; whether there may be more of it."""
         return self._narinfos.settle(most) or self._absent.settle(most)
 
-    def keep_absent(self, raw_path: bytes, traffic: CacheTraffic) -> None:
-        """Keep that the database had nothing just now, and where to count that somebody asks for it."""
+    def keep_absent(self, raw_path: bytes, answer: bytes, traffic: CacheTraffic) -> None:
+        """Keep that the database had nothing just now, how to say so, and where to count that somebody asks for it."""
         if self._is_checked:
-            self._absent.put(raw_path, b"", traffic)
+            self._absent.put(raw_path, answer, traffic)
 
     def _check(self) -> None:
         # Read before anything that is kept in this turn, so that no answer is older than the numbers it is kept with.
