@@ -13,8 +13,8 @@ from bench.server import IcehouseServer
 from bench.table import Row, at_most, compared
 
 _MANY_JOBS = 8
-_PULLS_OF_ONE = 4
-"""In each round: a single pull takes a third of a second, and one or another takes a tenth more."""
+_PULLS_OF_A_ROUND = 5
+"""By each, in turns: one pull takes half a second, of which the disk takes more or less, now and then another half."""
 
 
 def measure_pulls(rounds: int) -> list[Row]:
@@ -30,8 +30,8 @@ def measure_pulls(rounds: int) -> list[Row]:
                 {
                     name: Series(values)
                     for name, values in interleave(
-                        {name: lambda url=url, jobs=jobs: _pulls(url, corpus, jobs=jobs) for name, url in urls.items()},
-                        rounds=rounds,
+                        {name: lambda url=url, jobs=jobs: pull(url, corpus, jobs=jobs) for name, url in urls.items()},
+                        rounds=rounds * _PULLS_OF_A_ROUND,
                     ).items()
                 }
                 for jobs in (1, _MANY_JOBS)
@@ -43,11 +43,6 @@ def measure_pulls(rounds: int) -> list[Row]:
         compared("the first, eight NARs at once", several["ours"], several["same"], "s", goal),
         compared("the second, eight NARs at once", several["ours"], several["copied"], "s", goal),
     ]
-
-
-def _pulls(url: str, corpus: Corpus, *, jobs: int) -> float:
-    """The seconds of one pull, as several took on average."""
-    return sum(pull(url, corpus, jobs=jobs) for _ in range(_PULLS_OF_ONE)) / _PULLS_OF_ONE
 
 
 def pull(url: str, corpus: Corpus, *, jobs: int = 1) -> float:
