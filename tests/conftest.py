@@ -63,3 +63,9 @@ def scripted() -> Generator[Callable[..., ScriptedServer]]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--security-matrix", metavar="FILE", help="write the table of tests/security to FILE")
     parser.addoption("--record-answers", action="store_true", help="write what a server answers to the API's examples")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    from tests.end_tables import EndTables  # noqa: PLC0415  it takes this module
+
+    config.pluginmanager.register(EndTables(config.getoption("--security-matrix")))

@@ -14,16 +14,13 @@ from typing import Any, cast
 import pytest
 
 from tests.client.private_nix import CONFIGURATION, PrivateNix, store_settings
-from tests.end_to_end.nix_clients import LINES, SYSTEM_LINE, ClientTable, NixClient
+from tests.end_to_end.nix_clients import CLIENT_CELL, LINES, SYSTEM_LINE, NixClient
 
 START_SECONDS = 30
-
-TABLE = pytest.StashKey[ClientTable]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "column(name): of the table of Nix clients; may name parameters, {as_so}")
-    config.stash[TABLE] = ClientTable()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -32,16 +29,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     marker = item.get_closest_marker("column")
     if marker is not None and isinstance(item, pytest.Function):
         params = item.callspec.params
-        item.config.stash[TABLE].note(str(params["line"]), marker.args[0].format(**params), report)
+        report.user_properties.append((CLIENT_CELL, (str(params["line"]), marker.args[0].format(**params))))
     return report
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    table = config.stash[TABLE]
-    if table.cells:
-        terminalreporter.section("stock Nix as a client")
-        for line in table.render():
-            terminalreporter.line(line)
 
 
 @dataclass

@@ -17,6 +17,9 @@ SYSTEM_LINE = "2.8"
 """Debian 12's, installed. Wherever the tests must not be skipped it must be there; another Debian has a later one."""
 LINES = (SYSTEM_LINE, *(client.line for client in CLIENTS))
 
+CLIENT_CELL = "client-cell"
+"""What a report says of its place in the table of clients: line and column."""
+
 CONFIGURATION = {
     "build-users-group": "",
     "experimental-features": "nix-command",

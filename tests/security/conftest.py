@@ -1,12 +1,11 @@
-"""One server in this process for all tests here, and the matrix that they measure, told at the end of the run."""
+"""One server for the tests of each module here, and the matrix that they measure."""
 
-from collections.abc import AsyncGenerator
-from pathlib import Path
+from collections.abc import AsyncGenerator, Callable, Generator
 
 import pytest
 import pytest_asyncio
 
-from tests.security.matrix import MATRIX, Matrix, expected_statuses, render_table
+from tests.security.matrix import MEASURED, Matrix
 from tests.security.world import World, open_world
 
 
@@ -16,20 +15,9 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Worl
         yield world
 
 
-@pytest.fixture(scope="session")
-def matrix(pytestconfig: pytest.Config) -> Matrix:
-    return pytestconfig.stash.setdefault(MATRIX, Matrix())
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    matrix = config.stash.get(MATRIX, None)
-    if matrix is None or not matrix.statuses:
-        return
-    terminalreporter.section("security matrix")
-    terminalreporter.line(matrix.summary())
-    for surprise in matrix.surprises:
-        terminalreporter.line(f"surprise: {surprise}")
-    file: str | None = config.getoption("--security-matrix")
-    if file is not None and matrix.statuses.keys() == expected_statuses().keys():
-        Path(file).write_text(render_table(matrix.statuses))
-        terminalreporter.line(f"written to {file}")
+@pytest.fixture
+def matrix(record_property: Callable[[str, object], None]) -> Generator[Matrix]:
+    """What a test measures, which the end of the run tells with the rest."""
+    measured = Matrix()
+    yield measured
+    record_property(MEASURED, measured.as_plain())

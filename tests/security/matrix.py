@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-import pytest
-
 from tests.security.routes import CALLERS, RULES, Cache, expected_status
 
 Cell = tuple[str, str, Cache]
 """A row, a caller's name, a cache."""
+
+Plain = tuple[list[tuple[str, str, str, int]], int, int, list[str]]
+"""Cells with their statuses, and the other fields of `Matrix` in its order."""
 
 _TITLE: Final = """# Who may do what: the security matrix
 
@@ -44,6 +45,19 @@ class Matrix:
     """Pairs of a private and an absent cache that a caller may not tell apart."""
     surprises: list[str] = field(default_factory=list[str])
 
+    def as_plain(self) -> Plain:
+        """It as what can be sent to another process."""
+        statuses = [(row, caller, cache.value, status) for (row, caller, cache), status in self.statuses.items()]
+        return statuses, self.refused_methods, self.compared, self.surprises
+
+    def add(self, plain: Plain) -> None:
+        """Count what another one has, too."""
+        statuses, refused_methods, compared, surprises = plain
+        self.statuses |= {(row, caller, Cache(cache)): status for row, caller, cache, status in statuses}
+        self.refused_methods += refused_methods
+        self.compared += compared
+        self.surprises += surprises
+
     def summary(self) -> str:
         """One line about all of it."""
         rows = {row for row, _, _ in self.statuses}
@@ -54,7 +68,8 @@ class Matrix:
         )
 
 
-MATRIX: Final = pytest.StashKey[Matrix]()
+MEASURED: Final = "security-matrix"
+"""Under which name a test's report has its part of the matrix."""
 
 
 def expected_statuses() -> dict[Cell, int]:
