@@ -173,13 +173,15 @@ def test_best_effort_leaves_with_0_where_the_server_dies_meanwhile(
     admin: User, builder: PrivateNix, server: ServerProcess, caches: tuple[str, str], pushed_from: tuple[str, ...]
 ) -> None:
     top, large = builder.build(CLOSURE, "top"), builder.build(CLOSURE, "large")
-    options = ("--best-effort", "--timeout", "6s", "--limit-rate", "400KiB", "--verbose", "--json")
+    options = ("--best-effort", "--timeout", "12s", "--limit-rate", "400KiB", "--verbose", "--json")
     push = admin.start("push", caches[0], *pushed_from, top, *options)
     assert push.stdout is not None
     assert push.stderr is not None
     for line in push.stderr:
         if f"/caches/{caches[0]}/packs" in line:  # one of several packs has arrived
             break
+    else:
+        pytest.fail("the push was over before a pack had arrived")
     server.stop(signal.SIGKILL)
     out, err = push.communicate()
     assert push.returncode == 0
