@@ -23,7 +23,7 @@ MAX_NAR_BYTES: Final = 32 * 1024 * 1024
 """All NARs together, of one worker."""
 
 MAX_ABSENT_BYTES: Final = 48 * 1024 * 1024
-"""All paths together that are known to be absent, of one worker: some 150,000."""
+"""All paths together that are known to be absent, with what is answered, of one worker: more than 150,000."""
 
 _NAR_ENTRY_BYTES: Final = 500
 """What a NAR takes beside the path that was asked for and its file."""
